@@ -1,0 +1,57 @@
+"""Seed 000: no biases, BN-ReLU-dropout 0.05 after every convolution, average pooling as head.
+
+Source: e310d388ce63df15. Cost: 15 epochs. Claim: 8,932 parameters, 99.50 % on test at its best epoch.
+Command: mnist-search compare
+"""
+
+from experiments.recipe import Claim, Recipe
+from search_space.architecture import (
+    Architecture,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    MaxPool,
+    ReLU,
+)
+from search_space.training import SGD, Augmentation, TrainingConfig
+
+
+def _block(channels: int, kernel_size: int = 3, padding: int = 0) -> tuple[Layer, ...]:
+    return (Conv(channels, kernel_size, padding), BatchNorm(), ReLU(), Dropout(0.05))
+
+
+RECIPE = Recipe(
+    name="seed-000",
+    source="e310d388ce63df15",
+    architecture=Architecture(
+        (
+            *_block(4),
+            *_block(4),
+            *_block(8),
+            MaxPool(),
+            *_block(8, kernel_size=1),
+            *_block(16),
+            *_block(16),
+            *_block(16, padding=1),
+            *_block(16, padding=1),
+            Conv(10, kernel_size=1),
+            GlobalAvgPool(),
+            Flatten(),
+        )
+    ),
+    training=TrainingConfig(
+        epochs=15,
+        batch_size=128,
+        optimizer=SGD(0.1, momentum=0.9),
+        augmentation=Augmentation(rotation=35, interpolation="nearest"),
+    ),
+    claim=Claim(
+        num_params=8_932,
+        test_accuracy=0.9950,
+        wording="99.50 % on test at the best of 15 epochs, one run",
+    ),
+    assumed="a constant learning rate",
+)

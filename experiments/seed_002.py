@@ -1,0 +1,52 @@
+"""Seed 002: convolutions with biases 4-8-16-32-64-10, batch norm without learned parameters.
+
+Source: 3338921d21c41d89. Cost: 20 epochs. Claim: 25,290 parameters, 98.6 % on test after 20 epochs.
+Command: mnist-search compare
+"""
+
+from experiments.recipe import Claim, Recipe
+from search_space.architecture import (
+    Architecture,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    MaxPool,
+    ReLU,
+)
+from search_space.training import SGD, TrainingConfig
+
+
+def _block(channels: int, padding: int = 1) -> tuple[Layer, ...]:
+    return (Conv(channels, padding=padding, bias=True), ReLU(), BatchNorm(affine=False))
+
+
+RECIPE = Recipe(
+    name="seed-002",
+    source="3338921d21c41d89",
+    architecture=Architecture(
+        (
+            *_block(4),
+            *_block(8),
+            MaxPool(),
+            Dropout(0.1),
+            *_block(16),
+            *_block(32),
+            MaxPool(),
+            Dropout(0.1),
+            *_block(64, padding=0),
+            Conv(10, kernel_size=1, bias=True),
+            GlobalAvgPool(),
+            Flatten(),
+        )
+    ),
+    training=TrainingConfig(epochs=20, batch_size=128, optimizer=SGD(0.01, momentum=0.9)),
+    claim=Claim(
+        num_params=25_290,
+        test_accuracy=0.986,
+        wording="98.6 % on test after 20 epochs, one run",
+    ),
+    assumed="ReLU before norm, dropout 0.1, SGD 0.01 with momentum 0.9 at a constant rate",
+)

@@ -1,0 +1,75 @@
+"""The command ``mnist-search``. Nothing heavy is imported until a verb needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from mnist_search.cli import compare, data, read, run, space, ui
+from mnist_search.environment import set_defaults
+from mnist_search.errors import MnistSearchError
+
+app = typer.Typer(
+    name="mnist-search",
+    help="Find the most accurate MNIST network that fits in N parameters.",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SEARCH, READ, MACHINE = "Search", "Read the store", "Machine"
+
+app.command(rich_help_panel=SEARCH)(run.run)
+app.command(rich_help_panel=SEARCH)(run.resume)
+app.command(rich_help_panel=SEARCH)(space.space)
+app.command(rich_help_panel=READ)(read.status)
+app.command(rich_help_panel=READ)(read.studies)
+app.command(rich_help_panel=READ)(read.trials)
+app.command(rich_help_panel=READ)(read.best)
+app.command(rich_help_panel=READ)(read.explain)
+app.command(rich_help_panel=READ)(compare.compare)
+app.command(rich_help_panel=MACHINE)(data.data)
+app.command(rich_help_panel=MACHINE)(data.init)
+app.command(rich_help_panel=MACHINE)(ui.ui)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mnist_search.version import __version__  # noqa: PLC0415 - metadata, only when asked
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Find the most accurate MNIST network that fits in N parameters."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and exit with its code; an error is one line on stderr."""
+    set_defaults()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(arguments or ["--help"], prog_name="mnist-search", standalone_mode=False)
+    except (MnistSearchError, typer.TyperException) as error:
+        if "--debug" in arguments:
+            raise
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        typer.echo(f"mnist-search: {' '.join(message.split())}", err=True)
+        code = error.exit_code
+    except typer.Abort:
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,76 @@
+"""Results on stdout: a table for people, one JSON document or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mnist_search.cli.options import Format
+
+Row = Mapping[str, Any]
+
+PERCENT = {"val_accuracy", "claimed_test_accuracy", "feasible_share", "near_budget_share", "best_val_accuracy"}
+GROUPED = {"num_params", "parameters", "budget", "multiply_adds", "smallest", "largest"}
+
+
+def print_rows(rows: Sequence[Row], how: Format, columns: Sequence[str]) -> None:
+    """A list of rows; ``columns`` are what the table and the CSV show."""
+    match how:
+        case Format.JSON:
+            print_json(list(rows))
+        case Format.CSV:
+            writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        case Format.TABLE:
+            _print_table(rows, columns)
+
+
+def print_fields(document: Row, how: Format) -> None:
+    """One document."""
+    match how:
+        case Format.JSON:
+            print_json(document)
+        case Format.CSV:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerows(document.items())
+        case Format.TABLE:
+            width = max(map(len, document))
+            for name, value in document.items():
+                print(f"{name.replace('_', ' '):{width}}  {text_of(name, value)}")
+
+
+def print_json(document: Any) -> None:
+    """One JSON document."""
+    json.dump(document, sys.stdout, indent=2, default=str)
+    print()
+
+
+def _print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    from rich import box  # noqa: PLC0415 - not needed for JSON and CSV
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in columns:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(text_of(name, row.get(name)) for name in columns))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def text_of(name: str, value: Any) -> str:
+    """A value as people read it."""
+    formats: list[tuple[bool, Callable[[Any], str]]] = [
+        (value is None, lambda _: "-"),
+        (isinstance(value, bool), lambda v: "yes" if v else "no"),
+        (name in PERCENT, lambda v: f"{100 * v:.2f} %"),
+        (name in GROUPED, lambda v: f"{v:,}"),
+        (isinstance(value, float), lambda v: f"{v:.4g}"),
+        (isinstance(value, Mapping), lambda v: ", ".join(f"{k} {text_of(k, x)}" for k, x in v.items())),
+    ]
+    return next((show(value) for applies, show in formats if applies), str(value))

@@ -1,0 +1,256 @@
+"""Verbs that search: run, resume."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mnist_search.cli.options import (
+    DEFAULT_STORAGE,
+    DEFAULT_TRACKING,
+    DataOption,
+    StorageOption,
+    StudyArgument,
+    TrackingOption,
+    seconds,
+    study_name,
+)
+from mnist_search.cli.space import BudgetOption, DepthOption, WidthOption, space_of
+from mnist_search.errors import NothingFinished, UsageError
+
+if TYPE_CHECKING:
+    from experiments import Experiment
+    from mnist_search.study.limits import Limits
+    from mnist_search.study.run import Plan, Result
+    from mnist_search.tracking.place import MlflowPlace
+
+HOW, WHERE, WHEN = "How to train", "Where things are kept", "When to stop"
+
+JobsOption = Annotated[
+    str, typer.Option("--jobs", "-j", help="Trials at once: a number, or auto.", rich_help_panel=HOW)
+]
+DeviceOption = Annotated[
+    Literal["auto", "cuda", "mps", "cpu"], typer.Option(help="Where to train.", rich_help_panel=HOW)
+]
+PrecisionOption = Annotated[
+    Literal["auto", "bf16", "fp32"],
+    typer.Option(help="Of training; auto is bf16 where the hardware has it.", rich_help_panel=HOW),
+]
+KeepOption = Annotated[
+    int, typer.Option("--keep-models", min=0, help="Best networks to keep.", rich_help_panel=WHERE)
+]
+MlflowOption = Annotated[
+    bool, typer.Option("--mlflow/--no-mlflow", help="Log runs to MLflow.", rich_help_panel=WHERE)
+]
+ExperimentNameOption = Annotated[
+    str,
+    typer.Option(
+        "--mlflow-experiment", envvar="MLFLOW_EXPERIMENT_NAME",
+        help="MLflow experiment that holds the runs.", rich_help_panel=WHERE,
+    ),
+]  # fmt: skip
+TimeoutOption = Annotated[
+    str | None, typer.Option("--timeout", help="Stop after this long, such as 30m.", rich_help_panel=WHEN)
+]
+TrialTimeoutOption = Annotated[
+    str | None,
+    typer.Option("--trial-timeout", help="Prune a trial after this long.", rich_help_panel=WHEN),
+]
+TargetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--target", min=0.0, max=1.0, help="Stop at this validation accuracy.", rich_help_panel=WHEN
+    ),
+]
+PatienceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--patience", min=1, help="Stop after this many trials without a better one.",
+        rich_help_panel=WHEN,
+    ),
+]  # fmt: skip
+
+
+def run(  # noqa: PLR0913 - a flag for everything that differs between two runs
+    budget: BudgetOption,
+    trials: Annotated[
+        int, typer.Option("--trials", "-n", min=1, max=100_000, help="Trained trials of the whole study.")
+    ] = 50,
+    study: Annotated[
+        str | None, typer.Option(help="Name of the study.", show_default="budget-BUDGET")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Epochs of a full training.")] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Of proposals, weights and batches.")] = 0,
+    sampler: Annotated[str, typer.Option(help="tpe, random, gp, cmaes, qmc or nsgaii.")] = "tpe",
+    pruner: Annotated[str, typer.Option(help="median, percentile, asha, hyperband or none.")] = "median",
+    fill: Annotated[
+        bool, typer.Option("--fill/--no-fill", help="Scale every proposal to fill the budget.")
+    ] = True,
+    depth: DepthOption = None,
+    width: WidthOption = None,
+    train_images: Annotated[int, typer.Option(min=1000, help="Images to train on.")] = 50_000,
+    val_images: Annotated[int, typer.Option(min=100, help="Images to choose by.")] = 10_000,
+    jobs: JobsOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    timeout: TimeoutOption = None,
+    trial_timeout: TrialTimeoutOption = None,
+    target: TargetOption = None,
+    patience: PatienceOption = None,
+    keep_models: KeepOption = 5,
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = DEFAULT_TRACKING,
+    mlflow: MlflowOption = True,
+    mlflow_experiment: ExperimentNameOption = "mnist-search",
+    data_dir: DataOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be searched; write nothing.")
+    ] = False,
+) -> None:
+    """Search for the best network within a parameter budget, or go on searching.
+
+    The same command continues a study that was stopped or killed, until it holds --trials
+    trained trials.
+    """
+    from experiments import Experiment  # noqa: PLC0415 - Optuna's distributions
+
+    name = study_name(study or f"budget-{budget}")
+    try:
+        experiment = Experiment(
+            budget=budget, space=space_of(budget, depth, width, epochs), fill=fill, sampler=sampler,
+            pruner=pruner, seed=seed, train_images=train_images, val_images=val_images,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(f"{error}; see mnist-search run --help") from error
+    limits = _limits(timeout, trial_timeout, target, patience)
+    if dry_run:
+        _show_plan(experiment, name, trials)
+        return
+    from mnist_search.study.run import Plan  # noqa: PLC0415 - Optuna
+
+    _conduct(
+        Plan(
+            storage=storage, study=name, experiment=experiment, target=trials, jobs=_jobs(jobs),
+            device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
+            mlflow=_place(mlflow, tracking_uri, mlflow_experiment), limits=limits,
+        )
+    )  # fmt: skip
+
+
+def resume(  # noqa: PLR0913 - as run
+    study: StudyArgument,
+    trials: Annotated[
+        str | None, typer.Option("--trials", "-n", help="Trained trials of the study, or +N more.")
+    ] = None,
+    jobs: JobsOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    timeout: TimeoutOption = None,
+    trial_timeout: TrialTimeoutOption = None,
+    target: TargetOption = None,
+    patience: PatienceOption = None,
+    keep_models: KeepOption = 5,
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = DEFAULT_TRACKING,
+    mlflow: MlflowOption = True,
+    mlflow_experiment: ExperimentNameOption = "mnist-search",
+    data_dir: DataOption = None,
+) -> None:
+    """Go on with a study by its name; everything else is in the store."""
+    from mnist_search.study.run import Plan  # noqa: PLC0415 - Optuna
+
+    match = re.fullmatch(r"(\+?)([1-9]\d{0,5})", trials or "+0") if trials else None
+    if trials and not match:
+        raise UsageError(f"--trials takes a number such as 60, or +10 for ten more, not {trials!r}")
+    number = int(match[2]) if match else 0
+    adds = bool(match and match[1])
+    _conduct(
+        Plan(
+            storage=storage, study=study, experiment=None, target=None if adds else number or None,
+            more=number if adds else 0, jobs=_jobs(jobs), device=device, precision=precision,
+            data_dir=data_dir, keep_models=keep_models,
+            mlflow=_place(mlflow, tracking_uri, mlflow_experiment),
+            limits=_limits(timeout, trial_timeout, target, patience),
+        )
+    )  # fmt: skip
+
+
+def _conduct(plan: Plan) -> None:
+    """Run, show, sum up, and exit with the code that tells how it went."""
+    from mnist_search.cli.live import make_screen  # noqa: PLC0415 - rich
+    from mnist_search.study.run import run_study  # noqa: PLC0415 - Optuna
+
+    with make_screen() as screen:
+        result = run_study(plan, screen)
+    _sum_up(result, plan)
+    if result.stop and result.stop.signal:
+        again = shlex.join(["mnist-search", *sys.argv[1:]])
+        typer.echo(f"stopped by {result.stop.reason}; go on with: {again}", err=True)
+        raise typer.Exit(128 + result.stop.signal)
+    if result.stop and not result.facts.done:
+        raise NothingFinished(f"{result.stop.reason} before any trial finished; give it more time")
+
+
+def _sum_up(result: Result, plan: Plan) -> None:
+    from mnist_search.cli.output import text_of  # noqa: PLC0415
+    from mnist_search.cli.read import status_of  # noqa: PLC0415
+
+    for name, value in status_of(result.facts).items():
+        typer.echo(f"{name.replace('_', ' '):15} {text_of(name, value)}")
+    if plan.mlflow:
+        typer.echo("compare runs with: mnist-search ui", err=True)
+
+
+def _limits(
+    timeout: str | None, trial_timeout: str | None, target: float | None, patience: int | None
+) -> Limits:
+    from mnist_search.study.limits import Limits  # noqa: PLC0415 - Optuna's distributions
+
+    return Limits(
+        timeout=seconds(timeout, "--timeout"),
+        trial_timeout=seconds(trial_timeout, "--trial-timeout"),
+        target=target,
+        patience=patience,
+    )
+
+
+def _place(wanted: bool, tracking_uri: str, experiment: str) -> MlflowPlace | None:
+    from mnist_search.tracking.place import place_of  # noqa: PLC0415 - SQLAlchemy
+
+    return place_of(tracking_uri, experiment) if wanted else None
+
+
+def _jobs(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,2}", text):
+        raise UsageError(f"--jobs takes a number from 1 to 999, or auto, not {text!r}")
+    return int(text)
+
+
+def _show_plan(experiment: Experiment, name: str, trials: int) -> None:
+    """What a run would do, with the first proposals that it would make."""
+    import optuna  # noqa: PLC0415
+
+    from mnist_search.study.pruners import check_pruner  # noqa: PLC0415 - Optuna
+    from mnist_search.study.samplers import check_sampler, sampler_for_trial  # noqa: PLC0415
+
+    check_sampler(experiment.sampler)
+    check_pruner(experiment.pruner)
+    budget, space = experiment.parameter_budget, experiment.space
+    feasible, near = budget.feasible_share()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize")
+    typer.echo(f"study {name}: {trials} trials of {space.epochs} epochs, nothing over {budget.limit:,} parameters")
+    typer.echo(f"networks of {budget.smallest:,} to {budget.largest:,} parameters, {space.num_architectures:.1e} "
+               f"architectures; {feasible:.0%} of random ones fit, {near:.0%} nearly fill the budget")  # fmt: skip
+    typer.echo("first proposals:")
+    for number in range(3):
+        study.sampler = sampler_for_trial(experiment, number)
+        architecture = space.suggest(study.ask()).architecture
+        typer.echo(f"  {architecture.num_params():6,}  {architecture}")
+    typer.echo("nothing was written (--dry-run)")

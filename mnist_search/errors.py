@@ -1,0 +1,72 @@
+"""What can go wrong and how the process then exits.
+
+MnistSearchError             1   the work failed
+|-- UsageError               2   the request cannot be met: bad values, an impossible budget
+|-- NothingFinished          3   a limit stopped the study before any trial finished
+|-- StudyConflict           65   the study exists with another definition
+|-- NotFound                66   no such store, study, trial or recipe
+|-- Unavailable             69   data or tracker cannot be reached
+|-- DiskError               74   a file cannot be written
+|-- TryAgain                75   the worker was lost; the same command continues
+`-- UnusableConfiguration   78   a store, device or setting that this machine cannot use
+
+Every message is one line: what is wrong, why, and what to type next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MnistSearchError(Exception):
+    """The work failed."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(MnistSearchError):
+    """The request cannot be met."""
+
+    exit_code = 2
+
+
+class NothingFinished(MnistSearchError):
+    """A limit stopped the study before any trial finished."""
+
+    exit_code = 3
+
+
+class StudyConflict(MnistSearchError):
+    """The study exists with another definition."""
+
+    exit_code = 65
+
+
+class NotFound(MnistSearchError):
+    """No such store, study, trial or recipe."""
+
+    exit_code = 66
+
+
+class Unavailable(MnistSearchError):
+    """Data or tracker cannot be reached."""
+
+    exit_code = 69
+
+
+class DiskError(MnistSearchError):
+    """A file cannot be written."""
+
+    exit_code = 74
+
+
+class TryAgain(MnistSearchError):
+    """The worker was lost; the same command continues."""
+
+    exit_code = 75
+
+
+class UnusableConfiguration(MnistSearchError):
+    """A store, device or setting that this machine cannot use."""
+
+    exit_code = 78

@@ -1,0 +1,43 @@
+"""A look into SQLite files that leaves them as they are."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from mnist_search.errors import UnusableConfiguration
+
+HEADER = b"SQLite format 3\x00"
+BUSY_SECONDS = 60
+
+
+def tables_of(path: Path) -> set[str]:
+    """Names of the tables.
+
+    Raises:
+        UnusableConfiguration: not a readable SQLite database.
+    """
+    return {str(name) for (name,) in query(path, "SELECT name FROM sqlite_master")}
+
+
+def query(path: Path, sql: str) -> list[tuple[object, ...]]:
+    """The rows of a reading query.
+
+    Raises:
+        UnusableConfiguration: not a readable SQLite database.
+    """
+    try:
+        if path.is_dir() or _first_bytes(path) != HEADER:
+            raise UnusableConfiguration(f"{path} is no SQLite database; name another file")
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise UnusableConfiguration(f"cannot read {path}: {error}; name another file") from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(HEADER))

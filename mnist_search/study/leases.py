@@ -1,0 +1,63 @@
+"""Who works on which trial: a lease that its worker renews and that others may take when it is dead."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+
+from mnist_search.study.store import Store, leases
+
+BEAT_SECONDS = 15.0
+GRACE_SECONDS = 8 * BEAT_SECONDS
+"""A lease without a beat for this long is dead, wherever its worker was."""
+
+
+def write(store: Store, trial_id: int, owner: str) -> None:
+    """Give a trial to this process, whoever had it before."""
+    process = psutil.Process()
+    row = {
+        "trial_id": trial_id,
+        "owner": owner,
+        "host": platform.node(),
+        "pid": process.pid,
+        "process_started": process.create_time(),
+        "beat": store.now(),
+    }
+    with store.engine.begin() as connection:
+        connection.execute(sa.delete(leases).where(leases.c.trial_id == trial_id))
+        connection.execute(sa.insert(leases).values(row))
+
+
+def beat(store: Store, owner: str) -> bool:
+    """Say that the owner lives; whether it still has its lease."""
+    renewal = sa.update(leases).where(leases.c.owner == owner).values(beat=store.now())
+    with store.engine.begin() as connection:
+        return bool(connection.execute(renewal).rowcount)
+
+
+def drop(store: Store, trial_id: int) -> None:
+    """End the lease of a trial."""
+    with store.engine.begin() as connection:
+        connection.execute(sa.delete(leases).where(leases.c.trial_id == trial_id))
+
+
+def held(store: Store) -> set[int]:
+    """The trials whose worker lives."""
+    age = (store.now() - leases.c.beat).label("age")
+    with store.engine.begin() as connection:
+        rows = connection.execute(sa.select(leases, age)).all()
+    return {row.trial_id for row in rows if row.age < GRACE_SECONDS and _may_live(row)}
+
+
+def _may_live(lease: Any) -> bool:
+    """False only for a process of this machine that is known to be gone."""
+    if lease.host != platform.node():
+        return True
+    try:
+        # A process that was given the same number later has started later.
+        return abs(psutil.Process(lease.pid).create_time() - lease.process_started) < 1
+    except psutil.Error:
+        return False

@@ -1,0 +1,170 @@
+"""A run of a study, from the checks before anything is written to the last word in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import Experiment
+from mnist_search.errors import UnusableConfiguration
+from mnist_search.facts import StudyFacts
+from mnist_search.study.events import Message
+from mnist_search.study.ledger import Ledger
+from mnist_search.study.limits import Limits
+from mnist_search.study.mirror import Mirror
+from mnist_search.study.plots import plots_page
+from mnist_search.study.pruners import check_pruner
+from mnist_search.study.samplers import check_sampler
+from mnist_search.study.store import Store
+from mnist_search.study.supervisor import Screen, Stop, supervise
+from mnist_search.study.worker import Job
+from mnist_search.tracking import NullTracker, Tracker
+from mnist_search.tracking.place import MlflowPlace, local_file
+
+if TYPE_CHECKING:
+    from mnist_search.training.digits import Digits
+
+TRIALS_AT_ONCE_ON_A_GPU = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one command asks for.
+
+    Attributes:
+        experiment: the definition; None to continue whatever the store holds.
+        target: trained trials that the study shall hold; None for as many as it was asked before.
+        more: trained trials to add to that.
+        jobs: worker processes; None for as many as the machine carries.
+        mlflow: where runs are written; None for nowhere.
+        keep_models: how many trained networks are kept.
+    """
+
+    storage: str
+    study: str
+    experiment: Experiment | None
+    target: int | None
+    more: int = 0
+    jobs: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    data_dir: Path | None = None
+    mlflow: MlflowPlace | None = None
+    keep_models: int = 5
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        stop: why it ended early; None when the study is full.
+    """
+
+    facts: StudyFacts
+    stop: Stop | None
+
+
+def run_study(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int], Screen]) -> Result:
+    """Bring a study to its target, or as far as its limits and its user let it come.
+
+    Args:
+        plan: what to run.
+        make_screen: given the facts as they stand and the number of workers.
+
+    Raises:
+        MnistSearchError: nothing could be run; what was there is as it was.
+    """
+    _refuse_early(plan)
+    device, most_jobs = _device(plan.device)
+    data_dir = _training_data(plan.data_dir)
+    ledger = _open(plan)
+    facts = ledger.facts()
+    left = facts.trials_target - len(facts.done)
+    jobs = max(0, min(plan.jobs or most_jobs, left))
+    screen = make_screen(ledger.facts, jobs)
+    mlflow = _prepare_mlflow(plan, facts, screen)
+    tracker = _tracker(mlflow, plan.study, screen)
+    mirror = Mirror(ledger, tracker, cache(lambda: _validation_images(ledger.experiment, data_dir)))
+    mirror.reconcile()
+    stop = None
+    try:
+        if jobs:
+            job = Job(
+                storage=plan.storage, study=plan.study, data_dir=data_dir, device=device,
+                precision=plan.precision, mlflow=mlflow, keep_models=plan.keep_models,
+                limits=plan.limits,
+            )  # fmt: skip
+            stop = supervise(job, jobs, screen)
+    finally:
+        ledger.put_back_dead()
+        facts = mirror.reconcile(status="KILLED" if stop and stop.signal else "FINISHED")
+        page = plots_page(ledger.study) if jobs else None
+        if page:
+            tracker.log_study_page(page, "plots.html")
+    return Result(facts, stop)
+
+
+def _refuse_early(plan: Plan) -> None:
+    if plan.experiment is None:
+        Ledger.open(Store.open(plan.storage), plan.study)
+    else:
+        check_sampler(plan.experiment.sampler)
+        check_pruner(plan.experiment.pruner)
+    if plan.mlflow and plan.mlflow.artifact_root and local_file(plan.storage) == local_file(plan.mlflow.tracking_uri):
+        raise UnusableConfiguration(
+            "Optuna and MLflow cannot share one database: name two with --storage and --tracking-uri"
+        )
+
+
+def _device(name: str) -> tuple[str, int]:
+    """The device and how many trials it carries at once."""
+    from mnist_search.training import device as devices  # noqa: PLC0415 - torch
+
+    device, cores = devices.resolve_device(name), devices.usable_cores()
+    return device.type, cores if device.type == "cpu" else min(cores, TRIALS_AT_ONCE_ON_A_GPU)
+
+
+def _training_data(data_dir: Path | None) -> Path:
+    from mnist_search.training import files  # noqa: PLC0415 - numpy
+
+    folder = files.find(data_dir)
+    files.verify(folder, files.TRAIN_FILES)
+    return folder.absolute()
+
+
+def _open(plan: Plan) -> Ledger:
+    if plan.experiment is not None:
+        store = Store.open_or_create(plan.storage)
+        return Ledger.open_or_create(store, plan.study, plan.experiment, plan.target or 1)
+    ledger = Ledger.open(Store.open(plan.storage, write=True), plan.study)
+    ledger.raise_target((plan.target or ledger.target) + plan.more)
+    return ledger
+
+
+def _prepare_mlflow(plan: Plan, facts: StudyFacts, screen: Screen) -> MlflowPlace | None:
+    if plan.mlflow is None:
+        return None
+    from mnist_search.tracking.mlflow_tracker import prepare  # noqa: PLC0415 - a second to import
+
+    return prepare(plan.mlflow, facts, lambda text: screen.show(Message(text)))
+
+
+def _tracker(mlflow: MlflowPlace | None, study: str, screen: Screen) -> Tracker:
+    if mlflow is None:
+        return NullTracker()
+    from mnist_search.tracking.mlflow_tracker import MlflowTracker  # noqa: PLC0415 - see above
+
+    return MlflowTracker(mlflow, study, lambda text: screen.show(Message(text)))
+
+
+def _validation_images(experiment: Experiment, data_dir: Path) -> Digits:
+    from mnist_search.training.device import CPU  # noqa: PLC0415 - torch
+    from mnist_search.training.digits import load_split  # noqa: PLC0415
+
+    split = (experiment.train_images, experiment.val_images, experiment.split_seed)
+    return load_split(data_dir, *split, CPU).val

@@ -1,0 +1,187 @@
+"""The first line of defence of the budget: proposals that do not fit are drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from experiments import Experiment
+from mnist_search.errors import UsageError
+
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True),
+    "random": lambda seed: RandomSampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
+    "cmaes": lambda seed: CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "qmc": lambda seed: QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
+    "nsgaii": lambda seed: NSGAIISampler(seed=seed),
+}
+"""Optuna's samplers that can search this space, made from a seed.
+
+CMA-ES and QMC propose the numeric genes; the categorical ones are drawn independently.
+"""
+
+REFUSED = {
+    "grid": "a grid over this space has more than 10^13 cells",
+    "bruteforce": "the space has more than 10^13 configurations",
+    "nsgaiii": "it is made for several objectives and a study here has one",
+    "auto": "it fetches its code from the network at run time",
+}
+
+COSTLY_DRAWS = {"gp"}
+"""Samplers that take about a second for a proposal."""
+
+
+class BudgetSampler(BaseSampler):
+    """Wraps a sampler and draws again until the whole configuration fits.
+
+    It completes what the wrapped sampler proposes jointly by independent draws, so that every
+    proposal can be judged before any of it reaches the trial. Genes that a trial already has,
+    enqueued or left by an interrupted worker, are kept.
+
+    Args:
+        sampler: what proposes.
+        space: every gene that the judgement needs.
+        fits: judges a full set of genes.
+        adjust: changes every proposal before it is judged, such as filling the budget.
+        repair: makes a proposal fit when ``max_draws`` in a row did not.
+        max_draws: proposals of the wrapped sampler before ``repair`` takes over.
+
+    Attributes:
+        rejected: proposals refused for the trial that was sampled last.
+    """
+
+    def __init__(
+        self,
+        sampler: BaseSampler,
+        space: Mapping[str, BaseDistribution],
+        fits: Callable[[Mapping[str, Any]], bool],
+        *,
+        adjust: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+        repair: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+        max_draws: int = 100,
+    ) -> None:
+        self._sampler = sampler
+        self._space = dict(space)
+        self._fits = fits
+        self._adjust = adjust
+        self._repair = repair
+        self._max_draws = max_draws
+        self._independent: dict[str, BaseDistribution] = {}
+        self.rejected = 0
+
+    def __str__(self) -> str:
+        return f"BudgetSampler({self._sampler})"
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What the wrapped sampler models jointly and every other gene of the space."""
+        joint = self._sampler.infer_relative_search_space(study, trial)
+        self._independent = {n: d for n, d in self._space.items() if n not in joint}
+        return {**joint, **self._independent}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A configuration that fits."""
+        self.rejected = 0
+        known = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if self._space and self._space.keys() <= known.keys():
+            return {}
+        joint = {n: d for n, d in search_space.items() if n not in self._independent}
+        for _ in range(self._max_draws):
+            genes = self._propose(study, trial, joint) | known
+            adjusted = self._adjust(genes) | known
+            if self._fits(adjusted):
+                return adjusted
+            self.rejected += 1
+        return self._repair(genes) | known
+
+    def _propose(
+        self, study: Study, trial: FrozenTrial, joint: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        genes = dict(self._sampler.sample_relative(study, trial, joint))
+        for name, gene in self._space.items():
+            if name not in genes:
+                genes[name] = self._sampler.sample_independent(study, trial, name, gene)
+        return genes
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A parameter outside the space, as the wrapped sampler draws it."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Reseed the wrapped sampler."""
+        self._sampler.reseed_rng()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Tell the wrapped sampler."""
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Tell the wrapped sampler."""
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a sampler that does not exist or cannot search this space.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if name in REFUSED:
+        raise UsageError(f"--sampler {name} cannot be used: {REFUSED[name]}; try --sampler tpe")
+    if name not in SAMPLERS:
+        raise UsageError(f"no sampler {name!r}; --sampler takes {', '.join(SAMPLERS)}")
+
+
+def sampler_for_trial(experiment: Experiment, number: int) -> BudgetSampler:
+    """The sampler of one trial.
+
+    Each trial has a sampler of its own, seeded by the study's seed and the trial's number, so
+    that a study that was interrupted makes the proposals of one that was not. What a sampler
+    learns it reads from the store. QMC keeps one seed: its points form one sequence.
+    """
+    check_sampler(experiment.sampler)
+    name, budget = experiment.sampler, experiment.parameter_budget
+    return BudgetSampler(
+        SAMPLERS[name](experiment.seed if name == "qmc" else derive_seed(experiment.seed, number)),
+        experiment.space.distributions,
+        budget.fits,
+        adjust=budget.fill if experiment.fill else dict,
+        repair=budget.fill,
+        max_draws=4 if name in COSTLY_DRAWS else 100,
+    )
+
+
+def derive_seed(*entropy: int) -> int:
+    """A 32-bit seed from numbers, such that neighbours give unrelated streams."""
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def trial_seed(experiment: Experiment, number: int) -> int:
+    """The seed of a trial's weights, batches and augmentation."""
+    return derive_seed(experiment.seed, number, 1)

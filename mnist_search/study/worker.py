@@ -1,0 +1,267 @@
+"""A worker: claims trials of a study and runs them, one after the other, until none is left."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from mnist_search.errors import MnistSearchError
+from mnist_search.study.events import (
+    Event,
+    LimitReached,
+    Message,
+    TrialBegan,
+    TrialEnded,
+    TrialEpoch,
+    WorkerDone,
+    WorkerFailed,
+)
+from mnist_search.study.leases import BEAT_SECONDS
+from mnist_search.study.ledger import Claim, Ledger, LostLease
+from mnist_search.study.limits import Limits
+from mnist_search.study.mirror import Mirror
+from mnist_search.study.samplers import trial_seed
+from mnist_search.study.store import Store
+from mnist_search.tracking import NullTracker, Tracker
+
+if TYPE_CHECKING:
+    from mnist_search.objective import Outcome
+    from mnist_search.tracking.place import MlflowPlace
+    from mnist_search.training.fit import EpochRecord
+
+WAIT_SECONDS = 2.0
+"""Between looks whether another worker's trial was left to be begun again."""
+
+MOST_ERRORS = 3
+"""Trials in a row that an exception failed, after which the fault is not theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker process is told; travels by pickle.
+
+    Attributes:
+        mlflow: where runs are written; None for nowhere.
+        keep_models: how many trained networks the study keeps.
+    """
+
+    storage: str
+    study: str
+    data_dir: Path
+    device: str
+    precision: str
+    mlflow: MlflowPlace | None
+    keep_models: int
+    limits: Limits = field(default_factory=Limits)
+
+
+class Line:
+    """The line to the supervisor: events go out, the word to stop comes in."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stopping = False
+
+    def tell(self, event: Event) -> None:
+        """Send an event; a supervisor that is gone needs none."""
+        with suppress(OSError):
+            self._connection.send(event)
+
+    def hang_up(self, *_: Any) -> None:
+        """Stop as if the supervisor had said so; also a signal handler."""
+        self._stopping = True
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the supervisor said stop, or is gone."""
+        if not self._stopping:
+            try:
+                self._stopping = self._connection.poll()
+            except OSError:
+                self._stopping = True
+        return self._stopping
+
+
+def main(job: Job, connection: Connection) -> None:
+    """Entry of a worker process."""
+    line = Line(connection)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears it and says stop
+    signal.signal(signal.SIGTERM, line.hang_up)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        Worker(job, line).work()
+    except MnistSearchError as error:
+        line.tell(WorkerFailed(error.exit_code, str(error), traceback.format_exc()))
+    except OSError as error:
+        text = f"{error}; make room or mend it, then run the same command again"
+        line.tell(WorkerFailed(74, text, traceback.format_exc()))
+    except Exception as error:  # noqa: BLE001 - a bug outside any trial: the supervisor shows it
+        line.tell(WorkerFailed(1, f"{type(error).__name__}: {error}", traceback.format_exc()))
+    else:
+        line.tell(WorkerDone())
+
+
+class Worker:
+    """One process's part in a study."""
+
+    def __init__(self, job: Job, line: Line) -> None:
+        # torch is imported here, in the worker, and by nothing above it
+        from mnist_search.training import device as devices  # noqa: PLC0415
+        from mnist_search.training.digits import load_split  # noqa: PLC0415
+
+        devices.use_one_thread()
+        self._job = job
+        self._line = line
+        self._device = devices.resolve_device(job.device)
+        self._precision = devices.resolve_precision(job.precision, self._device)
+        self._ledger = Ledger.open(Store.open(job.storage, write=True), job.study)
+        experiment = self._ledger.experiment
+        split = (experiment.train_images, experiment.val_images, experiment.split_seed)
+        self._data = load_split(job.data_dir, *split, self._device)
+        self._tracker = self._make_tracker()
+        val = cache(lambda: self._data.val.to(devices.CPU))
+        self._mirror = Mirror(self._ledger, self._tracker, val)
+        self._errors_in_a_row = 0
+
+    def _make_tracker(self) -> Tracker:
+        if self._job.mlflow is None:
+            return NullTracker()
+        from mnist_search.tracking.mlflow_tracker import MlflowTracker  # noqa: PLC0415 - 1 s to import
+
+        warn = lambda text: self._line.tell(Message(text))  # noqa: E731
+        return MlflowTracker(self._job.mlflow, self._job.study, warn)
+
+    def work(self) -> None:
+        """Run trials until none is left, a limit is reached or the supervisor says stop."""
+        while not self._line.must_stop:
+            reason = self._job.limits.reached(self._ledger.facts())
+            if reason:
+                self._line.tell(LimitReached(reason))
+                return
+            claim = self._ledger.claim()
+            if claim is not None:
+                self._run(claim)
+            elif any(trial.state == "RUNNING" for trial in self._ledger.facts().trials):
+                time.sleep(WAIT_SECONDS)
+            else:
+                return
+
+    def _run(self, claim: Claim) -> None:
+        """Run one trial and settle it, or put it back."""
+        from mnist_search.objective import Interrupted, objective  # noqa: PLC0415 - torch
+
+        if claim.stale_run_id:
+            self._tracker.discard_run(claim.stale_run_id)
+        try:
+            with _beating(self._ledger, claim) as lost:
+                outcome = objective(claim.trial, self._bench(claim, lost))
+                self._settle(claim, outcome)
+        except LostLease as error:
+            self._line.tell(Message(str(error)))
+        except BaseException as error:
+            self._put_back(claim)
+            if not isinstance(error, Interrupted):
+                raise
+        else:
+            self._mirror_outcome(outcome)
+            self._stop_after_errors(outcome)
+
+    def _settle(self, claim: Claim, outcome: Outcome) -> None:
+        trial = claim.trial
+        if outcome.curve:
+            trial.set_user_attr("curve", outcome.curve)
+        for name in ("reason", "traceback"):
+            if getattr(outcome, name):
+                trial.set_user_attr(name, getattr(outcome, name))
+        self._ledger.settle(
+            claim, outcome.state, outcome.value, trained=outcome.trained, keep=self._job.keep_models
+        )
+        self._line.tell(TrialEnded(trial.number, outcome.state.name, outcome.value, outcome.reason))
+
+    def _put_back(self, claim: Claim) -> None:
+        run_id = self._ledger.run_of(claim.trial_id)
+        self._ledger.put_back(claim)
+        if run_id:
+            self._tracker.discard_run(run_id)
+        self._line.tell(TrialEnded(claim.trial.number, "WAITING"))
+
+    def _mirror_outcome(self, outcome: Outcome) -> None:
+        outcome.run.end(outcome.ending)
+        if outcome.state == TrialState.COMPLETE:
+            self._mirror.models()
+        self._tracker.update_study(self._ledger.facts())
+
+    def _stop_after_errors(self, outcome: Outcome) -> None:
+        self._errors_in_a_row = self._errors_in_a_row + 1 if outcome.traceback else 0
+        if self._errors_in_a_row == MOST_ERRORS:
+            raise MnistSearchError(
+                f"{MOST_ERRORS} trials in a row failed, the last with {outcome.reason}; "
+                f"see mnist-search trials {self._ledger.name} and mnist-search explain"
+            )
+
+    def _bench(self, claim: Claim, lost: threading.Event) -> Any:
+        from mnist_search.objective import Bench, Interrupted, OutOfTime  # noqa: PLC0415 - torch
+
+        started, limit = time.monotonic(), self._job.limits.trial_timeout
+
+        def checkpoint() -> None:
+            if self._line.must_stop:
+                raise Interrupted
+            if lost.is_set():
+                raise LostLease(f"trial {claim.trial.number} was given to another worker")
+            if limit is not None and time.monotonic() - started > limit:
+                raise OutOfTime(f"trial timeout of {limit:g} s")
+
+        def on_begin(number: int, num_params: int, run_id: str | None) -> None:
+            if run_id is not None:
+                self._ledger.remember_mirror(claim.trial_id, run_id)
+            self._line.tell(TrialBegan(number, num_params))
+
+        def on_epoch(number: int, record: EpochRecord) -> None:
+            accuracy = record.val_accuracy or 0.0
+            self._line.tell(TrialEpoch(number, record.epoch, accuracy, record.samples_per_second))
+
+        return Bench(
+            experiment=self._ledger.experiment,
+            data=self._data,
+            device=self._device,
+            precision=self._precision,
+            tracker=self._tracker,
+            seed_of=lambda number: trial_seed(self._ledger.experiment, number),
+            checkpoint=checkpoint,
+            on_begin=on_begin,
+            on_epoch=on_epoch,
+        )
+
+
+@contextmanager
+def _beating(ledger: Ledger, claim: Claim) -> Iterator[threading.Event]:
+    """Renew the lease while the body runs; the event says that it is lost."""
+    lost, ended = threading.Event(), threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            with suppress(SQLAlchemyError):  # a busy store: the lease outlives several missed beats
+                if not ledger.beat(claim):
+                    lost.set()
+
+    thread = threading.Thread(target=beat, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        ended.set()
+        thread.join()

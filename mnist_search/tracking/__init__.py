@@ -1,0 +1,166 @@
+"""What a tracker of runs does, and one that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from mnist_search.facts import EpochFacts, State, StudyFacts
+
+ParamValue: TypeAlias = str | int | float
+
+MODEL_EXAMPLES = 2
+"""Images in a logged model's example: torch.export would fix a batch of one for ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialCard:
+    """What a run says of its trial from the beginning.
+
+    Attributes:
+        params: at most 25, so that a table of runs stays readable.
+        layer_table: the network layer by layer, as text.
+    """
+
+    number: int
+    num_params: int
+    params: Mapping[str, ParamValue]
+    seed: int
+    layer_table: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a trial ended.
+
+    Attributes:
+        curve: every epoch; what was not written while it trained is written at the end.
+        completed_ms: milliseconds since 1970 when the trial ended; None for now.
+    """
+
+    state: State
+    reason: str | None
+    curve: Sequence[EpochFacts]
+    completed_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """A trained network that is worth keeping.
+
+    Attributes:
+        network: on the CPU, in evaluation mode, taking (N, 1, 28, 28) float32 pixels in [0, 1].
+        example: (MODEL_EXAMPLES, 1, 28, 28) float32.
+        confusion: (10, 10) counts on the validation images, a row per true digit.
+        step: the epoch after which the network was judged.
+    """
+
+    network: nn.Module
+    example: np.ndarray
+    confusion: np.ndarray
+    num_params: int
+    step: int
+    requirements: Sequence[str] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """A trial's run as the tracker has it."""
+
+    run_id: str
+    number: int
+    status: str
+
+
+class TrialRun(Protocol):
+    """The run of one trial while it trains."""
+
+    run_id: str | None
+
+    def log_epoch(self, epoch: EpochFacts) -> None:
+        """Write one epoch."""
+
+    def end(self, ending: Ending) -> None:
+        """Write what is missing and close the run."""
+
+
+class Tracker(Protocol):
+    """Keeps runs for people to compare.
+
+    No method fails because the tracker cannot be reached: it answers None, and what could not
+    be written is written from the store at the next reconciliation.
+    """
+
+    def start_trial(self, card: TrialCard) -> TrialRun:
+        """Open a trial's run."""
+
+    def reopen_trial(self, run_id: str) -> TrialRun:
+        """Continue with a run that was opened before."""
+
+    def discard_run(self, run_id: str) -> None:
+        """Take away a run that mirrors nothing."""
+
+    def known_runs(self) -> list[KnownRun] | None:
+        """The runs of this study's trials."""
+
+    def log_model(self, run_id: str, model: ModelCard) -> str | None:
+        """Keep a network with its run; the id of what was kept."""
+
+    def drop_model(self, model_id: str) -> bool:
+        """Delete a kept network and its files; whether it is gone."""
+
+    def update_study(self, facts: StudyFacts, *, status: str = "RUNNING") -> None:
+        """Refresh the live summary on the study's run."""
+
+    def log_study_page(self, html: str, name: str) -> None:
+        """Keep a page with the study's run."""
+
+
+class NullRun:
+    """The run of nobody."""
+
+    run_id: str | None = None
+
+    def log_epoch(self, epoch: EpochFacts) -> None:
+        """Write nothing."""
+
+    def end(self, ending: Ending) -> None:
+        """Close nothing."""
+
+
+class NullTracker:
+    """Keeps nothing."""
+
+    def start_trial(self, card: TrialCard) -> TrialRun:
+        """A run of nobody."""
+        return NullRun()
+
+    def reopen_trial(self, run_id: str) -> TrialRun:
+        """A run of nobody."""
+        return NullRun()
+
+    def discard_run(self, run_id: str) -> None:
+        """Nothing to take away."""
+
+    def known_runs(self) -> list[KnownRun] | None:
+        """None: nothing can be told."""
+        return None
+
+    def log_model(self, run_id: str, model: ModelCard) -> str | None:
+        """Keep nothing."""
+        return None
+
+    def drop_model(self, model_id: str) -> bool:
+        """Nothing to drop."""
+        return True
+
+    def update_study(self, facts: StudyFacts, *, status: str = "RUNNING") -> None:
+        """No summary."""
+
+    def log_study_page(self, html: str, name: str) -> None:
+        """Keep nothing."""

@@ -1,0 +1,43 @@
+"""Pictures for a run, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mnist_search.facts import EpochFacts
+
+
+def learning_curve(curve: Sequence[EpochFacts], title: str) -> Figure:
+    """Loss and error of training and validation, by epoch."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    epochs = [record["epoch"] for record in curve]
+    left, right = figure.subplots(1, 2)
+    for name in ("train", "val"):
+        left.plot(epochs, [r[f"{name}_loss"] for r in curve], marker="o", ms=3, label=name)
+        errors = [100 * (1 - r[f"{name}_accuracy"]) for r in curve]
+        right.plot(epochs, errors, marker="o", ms=3, label=name)
+    for axes, label in ((left, "cross-entropy"), (right, "error, %")):
+        axes.set(xlabel="epoch", ylabel=label, yscale="log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    figure.suptitle(title)
+    return figure
+
+
+def confusion(matrix: np.ndarray, title: str) -> Figure:
+    """Counts by true digit and answer; shades show the mistakes only."""
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    mistakes = matrix.copy()
+    mistakes[range(10), range(10)] = 0
+    axes.imshow(mistakes, cmap="Reds")
+    for (true, answer), count in ((index, matrix[index]) for index in zip(*matrix.nonzero(), strict=True)):
+        axes.text(answer, true, str(count), ha="center", va="center", fontsize=8)
+    axes.set(xlabel="answer", ylabel="true digit", xticks=range(10), yticks=range(10), title=title)
+    return figure

@@ -1,0 +1,347 @@
+"""MLflow as the mirror of a study: one parent run per study for ever, one child per trained trial.
+
+Only the client API is used: the fluent run stack would call a pruned trial failed and a killed
+one finished. Nothing here fails a trial: while MLflow cannot be reached, calls are skipped.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlflow
+import mlflow.pytorch
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from mnist_search.facts import EpochFacts, State, StudyFacts
+from mnist_search.tracking import Ending, KnownRun, ModelCard, TrialCard, TrialRun
+from mnist_search.tracking.figures import confusion, learning_curve
+from mnist_search.tracking.place import MlflowPlace
+from mnist_search.tracking.summary import leaderboard_csv, study_note
+from mnist_search.version import __version__
+
+T = TypeVar("T")
+
+STATUS: dict[State, str] = {
+    "COMPLETE": "FINISHED",
+    "PRUNED": "KILLED",
+    "FAIL": "FAILED",
+    "RUNNING": "RUNNING",
+    "WAITING": "SCHEDULED",
+}
+"""MLflow's word for each state of a trial; it has none for pruned."""
+
+QUIET_SECONDS = 30.0
+"""How long MLflow is left alone after it could not be reached."""
+
+STUDY_TAG, ROLE_TAG = "study.uid", "role"
+
+
+class _Reach:
+    """Calls MLflow, and leaves it alone for a while when it cannot be reached."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._quiet_until = 0.0
+        self._warned = False
+
+    def __call__(self, what: str, call: Callable[[], T]) -> T | None:
+        if time.monotonic() < self._quiet_until:
+            return None
+        try:
+            return call()
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            if not self._warned:
+                reason = str(error).strip().splitlines()[0][:200]
+                self._warn(
+                    f"MLflow did not take {what} ({reason}); training goes on and the runs are "
+                    "written from the store when the study is next run or resumed"
+                )
+            self._warned = True
+            return None
+
+
+class MlflowRun:
+    """The MLflow run of one trial."""
+
+    def __init__(self, client: MlflowClient, reach: _Reach, run_id: str | None) -> None:
+        self._client = client
+        self._reach = reach
+        self.run_id = run_id
+        self._complete = True
+
+    def log_epoch(self, epoch: EpochFacts) -> None:
+        """Write one epoch in one call."""
+        self._complete &= bool(self._log([epoch]))
+
+    def end(self, ending: Ending) -> None:
+        """Write what is missing; the run gets its last status only when all of it is there."""
+        run_id = self.run_id
+        if run_id is None or not (self._complete or self._log(ending.curve)):
+            return
+        self._reach("the end of a run", lambda: self._close(run_id, ending))
+
+    def _log(self, curve: Sequence[EpochFacts]) -> bool | None:
+        run_id = self.run_id
+        if run_id is None:
+            return None
+
+        def write() -> bool:
+            self._client.log_batch(run_id, metrics=[m for r in curve for m in _metrics(r)])
+            return True
+
+        return self._reach("an epoch", write)
+
+    def _close(self, run_id: str, ending: Ending) -> None:
+        tags = {"state": ending.state, "trial.state": ending.state, "reason": ending.reason or ""}
+        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        if ending.curve:
+            figure = learning_curve(ending.curve, f"{ending.state.lower()}: {len(ending.curve)} epochs")
+            self._client.log_figure(run_id, figure, "learning_curve.png")
+        self._client.set_terminated(run_id, STATUS[ending.state], ending.completed_ms)
+
+
+class MlflowTracker:
+    """Writes a study and its trials to MLflow.
+
+    Args:
+        place: with the experiment and the parent run that ``prepare`` found or made.
+        study: name of the study, for tags.
+        warn: told once in plain words when MLflow cannot be reached.
+    """
+
+    def __init__(self, place: MlflowPlace, study: str, warn: Callable[[str], None]) -> None:
+        _quieten()
+        mlflow.set_tracking_uri(place.tracking_uri)
+        self._client = MlflowClient(place.tracking_uri)
+        self._place = place
+        self._study = study
+        self._reach = _Reach(warn)
+
+    def start_trial(self, card: TrialCard) -> TrialRun:
+        """Open a child run with its parameters, tags and layer table."""
+        run_id = self._reach("a new run", lambda: self._create(card))
+        return MlflowRun(self._client, self._reach, run_id)
+
+    def reopen_trial(self, run_id: str) -> TrialRun:
+        """Continue with a child run; its curve is written again at its end."""
+        run = MlflowRun(self._client, self._reach, run_id)
+        run._complete = False  # noqa: SLF001 - what was written before is not known
+        return run
+
+    def discard_run(self, run_id: str) -> None:
+        """Delete a run; MLflow keeps it in its bin until ``mlflow gc``."""
+        self._reach("the end of a stale run", lambda: self._discard(run_id))
+
+    def known_runs(self) -> list[KnownRun] | None:
+        """The child runs of this study."""
+        return self._reach("a question", self._children)
+
+    def log_model(self, run_id: str, model: ModelCard) -> str | None:
+        """Log a network as ``pt2`` with its confusion matrix."""
+        return self._reach("a model", lambda: self._log_model(run_id, model))
+
+    def drop_model(self, model_id: str) -> bool:
+        """Delete a logged model and its files."""
+        return bool(self._reach("the end of a model", lambda: self._drop_model(model_id)))
+
+    def update_study(self, facts: StudyFacts, *, status: str = "RUNNING") -> None:
+        """Refresh the parent run's summary."""
+        self._reach("the study's summary", lambda: self._update_study(facts, status))
+
+    def log_study_page(self, html: str, name: str) -> None:
+        """Keep a page with the parent run."""
+        parent = self._place.parent_run_id
+        self._reach("the study's plots", lambda: self._client.log_text(parent, html, name))
+
+    def _create(self, card: TrialCard) -> str:
+        tags = {
+            "mlflow.parentRunId": self._place.parent_run_id,
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.name": "mnist-search",
+            ROLE_TAG: "trial",
+            "study": self._study,
+            "trial": str(card.number),
+            "state": "RUNNING",
+            "trial.state": "RUNNING",
+            "seed": str(card.seed),
+            "version": __version__,
+        }
+        run = self._client.create_run(
+            self._place.experiment_id, tags=tags, run_name=f"{self._study} trial {card.number}"
+        )
+        run_id: str = run.info.run_id
+        self._client.log_batch(
+            run_id,
+            params=[Param(name, str(value)) for name, value in card.params.items()],
+            metrics=[Metric("num_params", card.num_params, _now_ms(), 0)],
+        )
+        self._client.log_text(run_id, card.layer_table, "layers.txt")
+        return run_id
+
+    def _children(self) -> list[KnownRun]:
+        tags = f"tags.`mlflow.parentRunId` = '{self._place.parent_run_id}'"
+        found: list[KnownRun] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._place.experiment_id], tags, ViewType.ACTIVE_ONLY, 1000, page_token=token
+            )
+            found += [
+                KnownRun(run.info.run_id, int(run.data.tags.get("trial", -1)), run.info.status)
+                for run in page
+                if run.data.tags.get(ROLE_TAG) == "trial"
+            ]
+            token = page.token
+            if not token:
+                return found
+
+    def _discard(self, run_id: str) -> None:
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return
+            raise
+        if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+            self._client.set_terminated(run_id, "KILLED")
+            self._client.delete_run(run_id)
+
+    def _log_model(self, run_id: str, model: ModelCard) -> str:
+        created = self._client.create_logged_model(
+            self._place.experiment_id,
+            name=f"{self._study}-trial-{self._client.get_run(run_id).data.tags['trial']}",
+            source_run_id=run_id,
+            params={"num_params": str(model.num_params)},
+            tags={"study": self._study},
+        )
+        Model.log(
+            None,
+            mlflow.pytorch,
+            model_id=created.model_id,
+            run_id=run_id,
+            step=model.step,
+            pytorch_model=model.network,
+            input_example=model.example,
+            pip_requirements=list(model.requirements),
+            serialization_format="pt2",
+            validate_serving_input=False,
+        )
+        self._client.log_figure(
+            run_id, confusion(model.confusion, "validation images"), "confusion_matrix.png"
+        )
+        model_id: str = created.model_id
+        return model_id
+
+    def _drop_model(self, model_id: str) -> bool:
+        with suppress(MlflowException):  # gone already
+            location = self._client.get_logged_model(model_id).artifact_location
+            self._client.delete_logged_model(model_id)
+            get_artifact_repository(location).delete_artifacts()
+        return True
+
+    def _update_study(self, facts: StudyFacts, status: str) -> None:
+        parent, now = self._place.parent_run_id, _now_ms()
+        done, best = len(facts.done), facts.best
+        metrics = [Metric("trials_done", done, now, done), Metric("rejected", facts.rejected, now, done)]
+        if best is not None:
+            metrics.append(Metric("best_val_accuracy", best.val_accuracy, now, done))
+            metrics.append(Metric("best_num_params", best.num_params, now, done))
+        tags = {
+            "mlflow.note.content": study_note(facts),
+            "trials": f"{done}/{facts.trials_target}",
+            "best_trial": str(best.number) if best else "",
+        }
+        self._client.log_batch(parent, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._client.log_text(parent, leaderboard_csv(facts), "leaderboard.csv")
+        if status == "RUNNING":
+            self._client.update_run(parent, status)
+        else:
+            self._client.set_terminated(parent, status)
+
+
+def prepare(place: MlflowPlace, facts: StudyFacts, warn: Callable[[str], None]) -> MlflowPlace | None:
+    """Find or make the experiment and the study's parent run; None while MLflow is out of reach.
+
+    Call it in one process before any worker starts: MLflow's first connection makes its schema,
+    and two that make it at once break it.
+    """
+    _quieten()
+    mlflow.set_tracking_uri(place.tracking_uri)
+    return _Reach(warn)("the study", lambda: _prepare(place, facts))
+
+
+def _prepare(place: MlflowPlace, facts: StudyFacts) -> MlflowPlace:
+    client = MlflowClient(place.tracking_uri)
+    experiment_id = _experiment(client, place)
+    query = f"tags.`{STUDY_TAG}` = '{facts.uid}' AND tags.`{ROLE_TAG}` = 'study'"
+    found = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
+    parent = found[0].info.run_id if found else _parent(client, experiment_id, facts)
+    return replace(place, experiment_id=experiment_id, parent_run_id=parent)
+
+
+def _experiment(client: MlflowClient, place: MlflowPlace) -> str:
+    found = client.get_experiment_by_name(place.experiment_name)
+    if found is None:
+        root = Path(place.artifact_root).as_uri() if place.artifact_root else None
+        return str(client.create_experiment(place.experiment_name, artifact_location=root))
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _parent(client: MlflowClient, experiment_id: str, facts: StudyFacts) -> str:
+    tags: dict[str, Any] = {
+        STUDY_TAG: facts.uid,
+        ROLE_TAG: "study",
+        "study": facts.name,
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": "mnist-search",
+        "version": __version__,
+    }
+    run = client.create_run(experiment_id, tags=tags, run_name=facts.name)
+    experiment = facts.experiment
+    params = {
+        "budget": experiment.budget,
+        "fill": experiment.fill,
+        "sampler": experiment.sampler,
+        "pruner": experiment.pruner,
+        "seed": experiment.seed,
+        "epochs": experiment.space.epochs,
+        "depth": experiment.space.depth,
+        "width": experiment.space.width,
+        "train_images": experiment.train_images,
+        "val_images": experiment.val_images,
+    }
+    client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+    run_id: str = run.info.run_id
+    return run_id
+
+
+def _metrics(epoch: EpochFacts) -> list[Metric]:
+    """An epoch as metrics; writing the same point twice is one point to MLflow."""
+    step, timestamp = int(epoch["epoch"]), int(epoch["timestamp"])
+    names = (name for name in epoch if name not in {"epoch", "timestamp"})
+    return [Metric(name, epoch[name], timestamp, step) for name in names]
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _quieten() -> None:
+    """MLflow and alembic announce every step of a first start."""
+    for name in ("mlflow", "alembic", "torch.export", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)

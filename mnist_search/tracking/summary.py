@@ -1,0 +1,57 @@
+"""The live summary of a study as text: a note for people and a table for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from mnist_search.facts import StudyFacts, TrialFacts
+
+NOTE_ROWS = 20
+
+
+def study_note(facts: StudyFacts) -> str:
+    """Markdown: where the study stands and its leaderboard."""
+    experiment, best = facts.experiment, facts.best
+    states = [trial.state for trial in facts.done]
+    counts = ", ".join(f"{states.count(s)} {s.lower()}" for s in ("COMPLETE", "PRUNED", "FAIL"))
+    lines = [
+        f"**{facts.name}**: networks of at most {experiment.budget:,} parameters, "
+        f"{experiment.space.epochs} epochs, {experiment.train_images:,} training and "
+        f"{experiment.val_images:,} validation images.",
+        "",
+        f"{len(states)} of {facts.trials_target} trials done ({counts}), {facts.trained_epochs} epochs "
+        f"trained, {facts.rejected} over-budget proposals rejected.",
+    ]
+    if best is not None:
+        lines += ["", f"Best: trial {best.number}, {_percent(best.val_accuracy)} of the validation images "
+                  f"right with {best.num_params:,} parameters.", "", *_table(facts)]  # fmt: skip
+    return "\n".join(lines)
+
+
+def leaderboard_csv(facts: StudyFacts) -> str:
+    """Complete trials, best first."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("rank", "trial", "val_accuracy", "val_loss", "num_params", "epochs", "architecture"))
+    for rank, trial in enumerate(facts.ranked, 1):
+        rows.writerow((rank, trial.number, trial.val_accuracy, trial.val_loss, trial.num_params,
+                       trial.epochs, _architecture(facts, trial)))  # fmt: skip
+    return text.getvalue()
+
+
+def _table(facts: StudyFacts) -> list[str]:
+    head = ["| # | trial | validation | parameters | architecture |", "|--:|--:|--:|--:|:--|"]
+    rows = [
+        f"| {rank} | {t.number} | {_percent(t.val_accuracy)} | {t.num_params:,} | `{_architecture(facts, t)}` |"
+        for rank, t in enumerate(facts.ranked[:NOTE_ROWS], 1)
+    ]
+    return head + rows
+
+
+def _architecture(facts: StudyFacts, trial: TrialFacts) -> str:
+    return str(facts.experiment.space.architecture(trial.genes))
+
+
+def _percent(fraction: float | None) -> str:
+    return f"{100 * (fraction or 0):.2f} %"

@@ -1,0 +1,189 @@
+"""Training as an iterator of epochs; it does not know that it is searched."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mnist_search.training.augment import augment
+from mnist_search.training.device import Precision
+from mnist_search.training.digits import Digits
+from mnist_search.training.optim import LearningRate, make_optimizer
+from search_space import TrainingConfig
+
+STEPS_BETWEEN_CHECKS = 25
+"""Steps between looks at the loss; a training that diverges ends within two of them."""
+
+HOPELESS_LOSS = 10 * math.log(10)
+"""Ten times the cross-entropy of guessing among ten digits."""
+
+EVALUATION_BATCH = 1000
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a number any more, or far above that of guessing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """What one epoch gave. Losses are mean cross-entropies, accuracies fractions.
+
+    Attributes:
+        epoch: counted from 1.
+        train_loss, train_accuracy: over the epoch's own augmented batches, dropout on.
+        val_loss, val_accuracy: over every validation image after the epoch; None without any.
+        learning_rate: of the epoch's last step.
+        seconds: training and evaluation.
+        samples_per_second: trained images per second of training alone.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    samples_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a network does on a set: mean cross-entropy, accuracy, (N,) int64 predictions."""
+
+    loss: float
+    accuracy: float
+    predictions: Tensor
+
+
+def fit(
+    network: nn.Module,
+    train: Digits,
+    val: Digits | None,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    precision: Precision = "fp32",
+    checkpoint: Callable[[], None] = lambda: None,
+) -> Iterator[EpochRecord]:
+    """Train ``network`` in place, yielding a record after every epoch.
+
+    Every epoch visits the training images once in a new order and leaves out what does not fill
+    a last batch. With ``ema_decay`` the averaged weights are judged, and are the network's when
+    the last epoch has been yielded.
+
+    Args:
+        network: takes (N, 1, 28, 28) pixels in [0, 1] on the device of ``train``.
+        train: images to learn from.
+        val: images to be judged by.
+        config: how to train.
+        seed: decides order, augmentation and dropout; seeds torch's global generators.
+        precision: of the forward and backward pass; evaluation is always fp32.
+        checkpoint: called every few steps; what it raises ends the training.
+
+    Raises:
+        Diverged: the loss became NaN, infinite or hopeless.
+    """
+    torch.manual_seed(seed)
+    batch_size = min(config.batch_size, len(train))
+    steps = len(train) // batch_size
+    optimizer = make_optimizer(network.parameters(), config.optimizer)
+    rate = LearningRate(optimizer, config.schedule, config.epochs, steps)
+    average = _average_of(network, config)
+
+    for epoch in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        network.train()
+        totals = torch.zeros(2, device=train.images.device)
+        loss_so_far = 0.0
+        order = torch.randperm(len(train), device=train.images.device)
+        for step in range(steps):
+            last_rate = rate.value
+            batch = order[step * batch_size : (step + 1) * batch_size]
+            totals += _train_step(network, optimizer, train, batch, config, precision)
+            rate.after_step()
+            if average:
+                average.update_parameters(network)
+            if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps:
+                loss_before, loss_so_far = loss_so_far, totals[0].item()
+                recent = (loss_so_far - loss_before) / (step % STEPS_BETWEEN_CHECKS + 1)
+                _check(recent, f"step {step + 1} of epoch {epoch}")
+                checkpoint()
+        trained = time.perf_counter() - started
+        loss, correct = (totals / steps).tolist()
+        judged = evaluate(average.module if average else network, val) if val else None
+        if judged:
+            _check(judged.loss, f"the validation after epoch {epoch}")
+        rate.after_epoch(judged.accuracy if judged else correct / batch_size)
+        if average and epoch == config.epochs:
+            network.load_state_dict(average.module.state_dict())
+        yield EpochRecord(
+            epoch=epoch,
+            train_loss=loss,
+            train_accuracy=correct / batch_size,
+            val_loss=judged.loss if judged else None,
+            val_accuracy=judged.accuracy if judged else None,
+            learning_rate=last_rate,
+            seconds=time.perf_counter() - started,
+            samples_per_second=steps * batch_size / trained,
+        )
+
+
+def _train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: Digits,
+    batch: Tensor,
+    config: TrainingConfig,
+    precision: Precision,
+) -> Tensor:
+    """One update; the batch's mean loss and its number of right answers, still on the device."""
+    labels = train.labels[batch]
+    pixels = augment(train.images[batch].float() / 255, config.augmentation)
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = network(pixels.contiguous(memory_format=torch.channels_last)).float()
+    loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        return torch.stack((loss, (logits.argmax(1) == labels).sum()))
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, digits: Digits) -> Evaluation:
+    """Judge ``network`` on every image of ``digits``, in fp32 and with dropout off."""
+    network.eval()
+    logits = torch.cat(
+        [network(images.float() / 255) for images in digits.images.split(EVALUATION_BATCH)]
+    )
+    predictions = logits.argmax(1)
+    return Evaluation(
+        loss=F.cross_entropy(logits, digits.labels).item(),
+        accuracy=(predictions == digits.labels).sum().item() / len(digits),
+        predictions=predictions,
+    )
+
+
+def confusion_matrix(predictions: Tensor, labels: Tensor) -> Tensor:
+    """(10, 10) int64 counts, a row per true digit and a column per answer."""
+    return torch.bincount(10 * labels + predictions, minlength=100).view(10, 10)
+
+
+def _average_of(network: nn.Module, config: TrainingConfig) -> AveragedModel | None:
+    if config.ema_decay is None:
+        return None
+    decay = get_ema_multi_avg_fn(config.ema_decay)
+    return AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+
+
+def _check(loss: float, where: str) -> None:
+    if not loss < HOPELESS_LOSS:  # NaN is not below anything
+        raise Diverged(f"loss {loss:.3g} at {where}")

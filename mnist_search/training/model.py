@@ -1,0 +1,113 @@
+"""An architecture as a torch module, and back to what it says of itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from search_space import architecture as spec
+from search_space.architecture import INPUT_SHAPE, Architecture
+
+MEAN, STD = 0.1307, 0.3081
+"""Mean and standard deviation of the training pixels, in [0, 1]."""
+
+
+class ByteDropout(nn.Module):
+    """Element-wise dropout whose mask costs one random byte per element.
+
+    The rate is rounded to 1/256, and what is kept is scaled by the rounded rate. Bytes are drawn
+    eight at a time and laid out as the input is in memory: forward and backward of a
+    (128, 8, 26, 26) map take 2.0 ms on one core, where ``torch.dropout`` takes 5.9 ms.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropped_levels = round(rate * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.dropped_levels:
+            return x
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+        noise = words.random_(-(2**63), None).view(torch.uint8).as_strided(x.shape, x.stride())
+        kept = (noise >= self.dropped_levels).to(x.dtype)
+        return x * (kept * (256 / (256 - self.dropped_levels)))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.dropped_levels / 256:.4f}"
+
+
+class Network(nn.Module):
+    """A network for pixels in [0, 1] of shape (N, 1, 28, 28); gives (N, 10) logits.
+
+    It holds its own normalisation, as buffers: they are not learned and not counted.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN))
+        self.register_buffer("std", torch.tensor(STD))
+        self.layers = nn.Sequential(*_modules(architecture))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.layers((pixels - self.mean) / self.std)
+        return logits
+
+
+def build(architecture: Architecture, seed: int) -> Network:
+    """A freshly initialised network on the CPU; ``seed`` decides the weights.
+
+    Raises:
+        AssertionError: torch counts other parameters than the closed form.
+    """
+    torch.manual_seed(seed)
+    network = Network(architecture)
+    built = count(network)
+    assert built == architecture.num_params(), f"{built} parameters, not {architecture.num_params()}"
+    return network
+
+
+def count(module: nn.Module) -> int:
+    """Learned parameters of a torch module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def layer_table(network: nn.Module) -> str:
+    """The layer-by-layer summary as text, for one image."""
+    from torchinfo import summary  # noqa: PLC0415 - only where a summary is wanted
+
+    columns = ("output_size", "num_params", "mult_adds")
+    table = summary(network, input_size=(1, *INPUT_SHAPE), col_names=columns, verbose=0, device="cpu")
+    return str(table)
+
+
+def _modules(architecture: Architecture) -> list[nn.Module]:
+    shape, modules = INPUT_SHAPE, []
+    for layer in architecture.layers:
+        modules.append(_module(layer, shape))
+        shape = layer.output_shape(shape)
+    return modules
+
+
+def _module(layer: spec.Layer, shape: spec.Shape) -> nn.Module:
+    match layer:
+        case spec.Conv(out, kernel, padding, bias):
+            return nn.Conv2d(shape[0], out, kernel, padding=padding, bias=bias)
+        case spec.Linear(out, bias):
+            return nn.Linear(shape[0], out, bias=bias)
+        case spec.BatchNorm(affine):
+            return nn.BatchNorm2d(shape[0], affine=affine)
+        case spec.ReLU():
+            return nn.ReLU()
+        case spec.Dropout(rate, "channel"):
+            return nn.Dropout2d(rate)
+        case spec.Dropout(rate):
+            return ByteDropout(rate)
+        case spec.MaxPool(size):
+            return nn.MaxPool2d(size)
+        case spec.GlobalAvgPool():
+            return nn.AdaptiveAvgPool2d(1)
+        case spec.Flatten():
+            return nn.Flatten()

@@ -1,0 +1,8 @@
+"""What may vary: values and arithmetic, without torch, MLflow or any input and output."""
+
+from search_space.architecture import Architecture
+from search_space.budget import ParameterBudget
+from search_space.space import SearchSpace, TrialConfig
+from search_space.training import TrainingConfig
+
+__all__ = ["Architecture", "ParameterBudget", "SearchSpace", "TrainingConfig", "TrialConfig"]
