@@ -5,8 +5,7 @@ from experiments.definition import Difference, Experiment
 from experiments.recipe import Claim, Recipe
 
 SEEDS: dict[str, Recipe] = {
-    module.RECIPE.name: module.RECIPE
-    for module in (seed_000, seed_001, seed_002, seed_003, seed_004)
+    module.RECIPE.name: module.RECIPE for module in (seed_000, seed_001, seed_002, seed_003, seed_004)
 }
 """The five projects that this one grew from, by name."""
 

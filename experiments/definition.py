@@ -51,9 +51,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if not 1 <= self.budget <= LARGEST_BUDGET:
-            raise ValueError(
-                f"a parameter budget lies within 1 and {LARGEST_BUDGET:,}, not {self.budget:,}"
-            )
+            raise ValueError(f"a parameter budget lies within 1 and {LARGEST_BUDGET:,}, not {self.budget:,}")
         if not (self.train_images >= 1000 and self.val_images >= 100):
             raise ValueError("a split takes at least 1,000 images to train and 100 to validate")
         if self.train_images + self.val_images > 60_000:
@@ -81,9 +79,7 @@ class Experiment:
                 raise ValueError("a newer mnist-search wrote this study")
             stored.pop("metric")
             bounds = stored.pop("space")
-            space = SearchSpace(
-                depth=tuple(bounds.pop("depth")), width=tuple(bounds.pop("width")), **bounds
-            )
+            space = SearchSpace(depth=tuple(bounds.pop("depth")), width=tuple(bounds.pop("width")), **bounds)
             return cls(space=space, **stored)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"no definition of an experiment: {error}") from error

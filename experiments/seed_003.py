@@ -44,9 +44,7 @@ RECIPE = Recipe(
         batch_size=128,
         optimizer=Adam(0.003, weight_decay=1e-4),
         schedule=OneCycle(pct_start=0.2, div_factor=10, final_div_factor=100),
-        augmentation=Augmentation(
-            rotation=10, translation=(0.1, 0.1), interpolation="nearest"
-        ),
+        augmentation=Augmentation(rotation=10, translation=(0.1, 0.1), interpolation="nearest"),
     ),
     claim=Claim(
         num_params=15_578,

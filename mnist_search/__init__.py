@@ -1,0 +1,1 @@
+"""How: the machine that searches. It alone imports torch, MLflow and Typer."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from experiments import Experiment
 
 State: TypeAlias = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+
+STATES: dict[str, State] = {name: name for name in get_args(State)}
+"""Optuna's names of states, for the type checker."""
 
 OVER_BUDGET = "over budget"
 """How the reason of a trial that never trained begins."""
@@ -111,9 +114,7 @@ class StudyFacts:
     def ranked(self) -> list[TrialFacts]:
         """Complete trials within the budget, best first."""
         fit = (t for t in self.places if t.state == "COMPLETE" and t.num_params is not None)
-        return sorted(
-            (t for t in fit if (t.num_params or 0) <= self.experiment.budget), key=lambda t: t.rank
-        )
+        return sorted((t for t in fit if (t.num_params or 0) <= self.experiment.budget), key=lambda t: t.rank)
 
     @property
     def best(self) -> TrialFacts | None:

@@ -13,7 +13,7 @@ from optuna.trial import Trial, TrialState
 from safetensors.torch import save
 
 from experiments import Experiment
-from mnist_search.facts import OVER_BUDGET, EpochFacts
+from mnist_search.facts import OVER_BUDGET, STATES, EpochFacts
 from mnist_search.publish import trial_card
 from mnist_search.tracking import Ending, NullRun, Tracker, TrialRun
 from mnist_search.training.device import Precision, describe_device
@@ -71,7 +71,7 @@ class Outcome:
     @property
     def ending(self) -> Ending:
         """For the trial's run."""
-        return Ending(state=self.state.name, reason=self.reason, curve=self.curve)
+        return Ending(state=STATES[self.state.name], reason=self.reason, curve=self.curve)
 
 
 def objective(trial: Trial, bench: Bench) -> Outcome:
@@ -89,7 +89,7 @@ def objective(trial: Trial, bench: Bench) -> Outcome:
     run = bench.tracker.start_trial(trial_card(bench.experiment, trial.number, trial.params, seed, network))
     bench.on_begin(trial.number, num_params, run.run_id)
     outcome = Outcome(TrialState.COMPLETE, run=run)
-    network.to(bench.device, memory_format=torch.channels_last)
+    network.to(bench.device).to(memory_format=torch.channels_last)
     epochs = fit(
         network, bench.data.train, bench.data.val, config.training,
         seed=seed, precision=bench.precision, checkpoint=bench.checkpoint,
@@ -99,7 +99,7 @@ def objective(trial: Trial, bench: Bench) -> Outcome:
             outcome.curve.append(asdict(record) | {"timestamp": int(1000 * time.time())})
             run.log_epoch(outcome.curve[-1])
             bench.on_epoch(trial.number, record)
-            trial.report(record.val_accuracy, record.epoch)
+            trial.report(outcome.curve[-1]["val_accuracy"], record.epoch)
             if record.epoch < config.training.epochs and trial.should_prune():
                 outcome.state = TrialState.PRUNED
                 outcome.reason = f"{bench.experiment.pruner} pruner after epoch {record.epoch}"

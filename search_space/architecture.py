@@ -142,9 +142,7 @@ class Flatten(_Stateless):
         return (prod(shape),)
 
 
-Layer: TypeAlias = (
-    Conv | Linear | BatchNorm | ReLU | Dropout | MaxPool | GlobalAvgPool | Flatten
-)
+Layer: TypeAlias = Conv | Linear | BatchNorm | ReLU | Dropout | MaxPool | GlobalAvgPool | Flatten
 
 
 class LayerCost(NamedTuple):
@@ -199,6 +197,9 @@ class Architecture:
             yield LayerCost(layer, shape, layer.num_params(given), layer.multiply_adds(given))
 
     def __str__(self) -> str:
-        """Short notation: ``16`` a 3x3 convolution padded to keep the size, ``16v`` an unpadded one,
-        ``8x1`` a 1x1 convolution, ``P`` max pool, ``G`` global average pool, ``fc10`` linear."""
+        """Short notation, such as ``16v-P-8x1-16-G-fc10``.
+
+        ``16`` is a 3x3 convolution padded to keep the size, ``16v`` an unpadded one, ``8x1`` a 1x1
+        convolution, ``P`` max pool, ``G`` global average pool, ``fc10`` a linear layer.
+        """
         return "-".join(text for text in map(str, self.layers) if text)

@@ -64,7 +64,7 @@ class ParameterBudget:
         """These genes if their narrowest network fits, else the nearest cheaper plan that does."""
         plan = dict(genes)
         narrowest = dict.fromkeys(self.space.width_genes, self.space.width[0])
-        cheaper = [
+        cheaper: list[dict[str, Any]] = [
             *({"depth": depth} for depth in range(plan["depth"], self.space.depth[0] - 1, -1)),
             {"head": "gap"},
             {"transition": False},

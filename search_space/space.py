@@ -59,13 +59,16 @@ SMALLEST_VALID_MAP = 5
 class SuggestsParameters(Protocol):
     """What a live ``Trial``, a ``FixedTrial`` and a stored ``FrozenTrial`` have in common."""
 
-    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of ``choices``."""
+
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float: ...
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int: ...
+    ) -> float:
+        """A number from ``low`` to ``high``."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """A whole number from ``low`` to ``high``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ class SearchSpace:
     @cached_property
     def width_genes(self) -> tuple[str, ...]:
         """Names of the genes that are numbers of channels."""
-        return tuple(f"width_{i}" for i in range(1, self.depth[1] + 1)) + ("transition_width",)
+        return (*(f"width_{i}" for i in range(1, self.depth[1] + 1)), "transition_width")
 
     @cached_property
     def architecture_genes(self) -> dict[str, BaseDistribution]:
@@ -140,9 +143,7 @@ class SearchSpace:
             "sgd_lr": FloatDistribution(0.01, 0.4, log=True),
             "adamw_lr": FloatDistribution(1e-3, 5e-2, log=True),
             "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
-            "schedule": CategoricalDistribution(
-                ("one_cycle", "cosine", "step", "plateau", "constant")
-            ),
+            "schedule": CategoricalDistribution(("one_cycle", "cosine", "step", "plateau", "constant")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
             "label_smoothing": FloatDistribution(0.0, 0.1, step=0.02),
             "augmentation": FloatDistribution(0.0, 1.0, step=0.1),
@@ -224,7 +225,9 @@ class SearchSpace:
     def num_architectures(self) -> int:
         """Distinct settings of the architecture genes that a network uses."""
         span = self.width[1] - self.width[0] + 1
-        plans = prod(len(_values(self.architecture_genes[n])) for n in ("pool_1", "pool_2", "padding", "head"))
+        plans = prod(
+            len(_values(self.architecture_genes[n])) for n in ("pool_1", "pool_2", "padding", "head")
+        )
         return sum(plans * span**d * (1 + span) for d in range(self.depth[0], self.depth[1] + 1))
 
 

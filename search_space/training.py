@@ -92,10 +92,9 @@ class Augmentation:
 
     @property
     def is_identity(self) -> bool:
+        """Whether it leaves every image as it is."""
         return (
-            self.rotation == self.shear == 0.0
-            and self.translation == (0.0, 0.0)
-            and self.scale == (1.0, 1.0)
+            self.rotation == self.shear == 0.0 and self.translation == (0.0, 0.0) and self.scale == (1.0, 1.0)
         )
 
     @classmethod

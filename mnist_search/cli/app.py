@@ -39,7 +39,7 @@ app.command(rich_help_panel=MACHINE)(ui.ui)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from mnist_search.version import __version__  # noqa: PLC0415 - metadata, only when asked
+        from mnist_search.version import __version__  # metadata, only when asked
 
         typer.echo(__version__)
         raise typer.Exit

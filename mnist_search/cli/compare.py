@@ -29,7 +29,7 @@ def compare(
     A seed's accuracy is its author's claim on the test set, mostly of the best epoch there.
     A study's is on its validation images, which the search chose by: neither is a test result.
     """
-    from experiments import SEEDS  # noqa: PLC0415 - Optuna's distributions
+    from experiments import SEEDS  # Optuna's distributions
 
     try:
         found = load_studies(storage, study)

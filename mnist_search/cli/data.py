@@ -16,7 +16,7 @@ from mnist_search.cli.output import print_fields
 
 def data(data_dir: DataOption = None, how: FormatOption = Format.TABLE) -> None:
     """Fetch MNIST unless it is there, and check all four files."""
-    from mnist_search.training import files  # noqa: PLC0415 - numpy, only here
+    from mnist_search.training import files  # numpy, only here
 
     folder = files.find(data_dir)
     files.verify(folder)
@@ -25,8 +25,8 @@ def data(data_dir: DataOption = None, how: FormatOption = Format.TABLE) -> None:
 
 def init(storage: StorageOption = DEFAULT_STORAGE, data_dir: DataOption = None) -> None:
     """Make the study store and fetch the data, before several machines begin at once."""
-    from mnist_search.study.store import Store  # noqa: PLC0415 - Optuna
-    from mnist_search.training import files  # noqa: PLC0415
+    from mnist_search.study.store import Store  # Optuna
+    from mnist_search.training import files
 
     files.verify(files.find(data_dir), files.TRAIN_FILES)
     typer.echo(f"store ready: {Store.open_or_create(storage)}")

@@ -76,17 +76,20 @@ class LiveScreen:
                 row = self._rows[number]
                 row.epoch, row.val_accuracy, row.samples_per_second = epoch, val_accuracy, speed
             case TrialEnded():
-                row = self._rows.pop(event.number, None)
+                if event.number in self._rows:
+                    del self._rows[event.number]
                 self._ended += event.state != "WAITING"
                 self._look()
-                self.say(self._ending(event, row))
+                self.say(self._ending(event))
             case Message(text):
                 self.say(text)
 
-    def _ending(self, event: TrialEnded, row: _Row | None) -> str:
+    def _ending(self, event: TrialEnded) -> str:
         trial = self._facts.trial(event.number)
         best = self._facts.best
-        words = [f"trial {event.number:3} {event.state.lower() if event.state != 'WAITING' else 'put back':8}"]
+        words = [
+            f"trial {event.number:3} {event.state.lower() if event.state != 'WAITING' else 'put back':8}"
+        ]
         if trial and trial.is_finished:
             score = f"{100 * trial.val_accuracy:.2f} %" if trial.val_accuracy else "-"
             words += [f"{score:>8}", f"{trial.num_params or 0:7,} parameters", f"{trial.epochs:3} epochs"]
@@ -122,7 +125,7 @@ class RichScreen(LiveScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.console import Console  # noqa: PLC0415 - only on a terminal
+        from rich.console import Console  # only on a terminal
         from rich.live import Live
 
         self._console = Console(stderr=True)
@@ -153,7 +156,7 @@ class RichScreen(LiveScreen):
         self._live.stop()
 
     def _draw(self) -> None:
-        from rich import box  # noqa: PLC0415 - only on a terminal
+        from rich import box  # only on a terminal
         from rich.table import Table
 
         budget, epochs = self._facts.experiment.budget, self._facts.experiment.space.epochs
@@ -168,7 +171,10 @@ class RichScreen(LiveScreen):
 
     def _title(self) -> str:
         facts, best, left = self._facts, self._facts.best, self.seconds_left()
-        words = [f"{facts.name}: {len(facts.done)}/{facts.trials_target} trials", f"{facts.rejected} rejected"]
+        words = [
+            f"{facts.name}: {len(facts.done)}/{facts.trials_target} trials",
+            f"{facts.rejected} rejected",
+        ]
         if best:
             words.append(f"best {100 * (best.val_accuracy or 0):.2f} % with {best.num_params:,} parameters")
         if left is not None:

@@ -12,7 +12,13 @@ from mnist_search.cli.options import Format
 
 Row = Mapping[str, Any]
 
-PERCENT = {"val_accuracy", "claimed_test_accuracy", "feasible_share", "near_budget_share", "best_val_accuracy"}
+PERCENT = {
+    "val_accuracy",
+    "claimed_test_accuracy",
+    "feasible_share",
+    "near_budget_share",
+    "best_val_accuracy",
+}
 GROUPED = {"num_params", "parameters", "budget", "multiply_adds", "smallest", "largest"}
 
 
@@ -50,7 +56,7 @@ def print_json(document: Any) -> None:
 
 
 def _print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    from rich import box  # noqa: PLC0415 - not needed for JSON and CSV
+    from rich import box  # not needed for JSON and CSV
     from rich.console import Console
     from rich.table import Table
 

@@ -26,7 +26,7 @@ def load_studies(storage: str, names: list[str] | None = None) -> list[StudyFact
     Raises:
         NotFound: no store, or no such study.
     """
-    from mnist_search.study import reading  # noqa: PLC0415 - Optuna, only for verbs that read
+    from mnist_search.study import reading  # Optuna, only for verbs that read
     from mnist_search.study.store import Store
 
     store = Store.open(storage)
@@ -38,7 +38,9 @@ def _latest(storage: str) -> StudyFacts:
     studies = load_studies(storage)
     if not studies:
         raise NotFound("the store holds no study; begin one with mnist-search run --budget 8000")
-    starts = {s.name: max((t.started.timestamp() for t in s.trials if t.started), default=0.0) for s in studies}
+    starts = {
+        s.name: max((t.started.timestamp() for t in s.trials if t.started), default=0.0) for s in studies
+    }
     return max(studies, key=lambda study: starts[study.name])
 
 

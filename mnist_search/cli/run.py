@@ -75,7 +75,7 @@ PatienceOption = Annotated[
 ]  # fmt: skip
 
 
-def run(  # noqa: PLR0913 - a flag for everything that differs between two runs
+def run(
     budget: BudgetOption,
     trials: Annotated[
         int, typer.Option("--trials", "-n", min=1, max=100_000, help="Trained trials of the whole study.")
@@ -116,7 +116,7 @@ def run(  # noqa: PLR0913 - a flag for everything that differs between two runs
     The same command continues a study that was stopped or killed, until it holds --trials
     trained trials.
     """
-    from experiments import Experiment  # noqa: PLC0415 - Optuna's distributions
+    from experiments import Experiment  # Optuna's distributions
 
     name = study_name(study or f"budget-{budget}")
     try:
@@ -130,7 +130,7 @@ def run(  # noqa: PLR0913 - a flag for everything that differs between two runs
     if dry_run:
         _show_plan(experiment, name, trials)
         return
-    from mnist_search.study.run import Plan  # noqa: PLC0415 - Optuna
+    from mnist_search.study.run import Plan  # Optuna
 
     _conduct(
         Plan(
@@ -141,7 +141,7 @@ def run(  # noqa: PLR0913 - a flag for everything that differs between two runs
     )  # fmt: skip
 
 
-def resume(  # noqa: PLR0913 - as run
+def resume(
     study: StudyArgument,
     trials: Annotated[
         str | None, typer.Option("--trials", "-n", help="Trained trials of the study, or +N more.")
@@ -161,7 +161,7 @@ def resume(  # noqa: PLR0913 - as run
     data_dir: DataOption = None,
 ) -> None:
     """Go on with a study by its name; everything else is in the store."""
-    from mnist_search.study.run import Plan  # noqa: PLC0415 - Optuna
+    from mnist_search.study.run import Plan  # Optuna
 
     match = re.fullmatch(r"(\+?)([1-9]\d{0,5})", trials or "+0") if trials else None
     if trials and not match:
@@ -181,8 +181,8 @@ def resume(  # noqa: PLR0913 - as run
 
 def _conduct(plan: Plan) -> None:
     """Run, show, sum up, and exit with the code that tells how it went."""
-    from mnist_search.cli.live import make_screen  # noqa: PLC0415 - rich
-    from mnist_search.study.run import run_study  # noqa: PLC0415 - Optuna
+    from mnist_search.cli.live import make_screen  # rich
+    from mnist_search.study.run import run_study  # Optuna
 
     with make_screen() as screen:
         result = run_study(plan, screen)
@@ -196,8 +196,8 @@ def _conduct(plan: Plan) -> None:
 
 
 def _sum_up(result: Result, plan: Plan) -> None:
-    from mnist_search.cli.output import text_of  # noqa: PLC0415
-    from mnist_search.cli.read import status_of  # noqa: PLC0415
+    from mnist_search.cli.output import text_of
+    from mnist_search.cli.read import status_of
 
     for name, value in status_of(result.facts).items():
         typer.echo(f"{name.replace('_', ' '):15} {text_of(name, value)}")
@@ -208,7 +208,7 @@ def _sum_up(result: Result, plan: Plan) -> None:
 def _limits(
     timeout: str | None, trial_timeout: str | None, target: float | None, patience: int | None
 ) -> Limits:
-    from mnist_search.study.limits import Limits  # noqa: PLC0415 - Optuna's distributions
+    from mnist_search.study.limits import Limits  # Optuna's distributions
 
     return Limits(
         timeout=seconds(timeout, "--timeout"),
@@ -219,7 +219,7 @@ def _limits(
 
 
 def _place(wanted: bool, tracking_uri: str, experiment: str) -> MlflowPlace | None:
-    from mnist_search.tracking.place import place_of  # noqa: PLC0415 - SQLAlchemy
+    from mnist_search.tracking.place import place_of  # SQLAlchemy
 
     return place_of(tracking_uri, experiment) if wanted else None
 
@@ -234,10 +234,10 @@ def _jobs(text: str) -> int | None:
 
 def _show_plan(experiment: Experiment, name: str, trials: int) -> None:
     """What a run would do, with the first proposals that it would make."""
-    import optuna  # noqa: PLC0415
+    import optuna
 
-    from mnist_search.study.pruners import check_pruner  # noqa: PLC0415 - Optuna
-    from mnist_search.study.samplers import check_sampler, sampler_for_trial  # noqa: PLC0415
+    from mnist_search.study.pruners import check_pruner  # Optuna
+    from mnist_search.study.samplers import check_sampler, sampler_for_trial
 
     check_sampler(experiment.sampler)
     check_pruner(experiment.pruner)
@@ -245,7 +245,9 @@ def _show_plan(experiment: Experiment, name: str, trials: int) -> None:
     feasible, near = budget.feasible_share()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
-    typer.echo(f"study {name}: {trials} trials of {space.epochs} epochs, nothing over {budget.limit:,} parameters")
+    typer.echo(
+        f"study {name}: {trials} trials of {space.epochs} epochs, nothing over {budget.limit:,} parameters"
+    )
     typer.echo(f"networks of {budget.smallest:,} to {budget.largest:,} parameters, {space.num_architectures:.1e} "
                f"architectures; {feasible:.0%} of random ones fit, {near:.0%} nearly fill the budget")  # fmt: skip
     typer.echo("first proposals:")

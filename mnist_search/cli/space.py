@@ -34,7 +34,7 @@ def space_of(budget: int, depth: str | None, width: str | None, epochs: int = 15
     Raises:
         UsageError: bounds that hold nothing, or nothing within the budget.
     """
-    from search_space import ParameterBudget, SearchSpace  # noqa: PLC0415 - Optuna's distributions
+    from search_space import ParameterBudget, SearchSpace  # Optuna's distributions
 
     asked = {"depth": bounds(depth, "--depth"), "width": bounds(width, "--width")}
     try:
@@ -65,7 +65,7 @@ def space(
     how: FormatOption = Format.TABLE,
 ) -> None:
     """Say how much a budget leaves to search; trains nothing."""
-    from search_space import ParameterBudget  # noqa: PLC0415 - Optuna's distributions
+    from search_space import ParameterBudget  # Optuna's distributions
 
     made = space_of(budget, depth, width)
     limit = ParameterBudget(made, budget)
@@ -82,11 +82,10 @@ def space(
         "genes": {name: str(gene) for name, gene in made.distributions.items()},
     }
     if how == Format.TABLE:
-        genes = document.pop("genes")
-        document["architectures"] = f"{made.num_architectures:.1e}"
-        print_fields(document, how)
+        del document["genes"]
+        print_fields(document | {"architectures": f"{made.num_architectures:.1e}"}, how)
         print("\ngenes")
-        print_fields(genes, how)
+        print_fields({name: str(gene) for name, gene in made.distributions.items()}, how)
     else:
         print_fields(document, how)
 
@@ -97,7 +96,7 @@ def check_experiment(experiment: Experiment) -> None:
     Raises:
         UsageError: with the reason.
     """
-    from mnist_search.study.pruners import check_pruner  # noqa: PLC0415 - Optuna
+    from mnist_search.study.pruners import check_pruner  # Optuna
     from mnist_search.study.samplers import check_sampler
 
     check_sampler(experiment.sampler)

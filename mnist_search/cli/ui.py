@@ -23,7 +23,7 @@ def ui(
     tracking_uri: TrackingOption = DEFAULT_TRACKING,
 ) -> None:
     """Show the runs in the MLflow UI, on this machine only."""
-    from mnist_search.tracking.place import artifact_root, local_file, place_of  # noqa: PLC0415
+    from mnist_search.tracking.place import artifact_root, local_file, place_of
 
     uri = place_of(tracking_uri, "").tracking_uri
     path = local_file(uri)

@@ -1,0 +1,1 @@
+"""A study in its store: claims, samplers, pruners, workers."""

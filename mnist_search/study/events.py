@@ -62,6 +62,4 @@ class WorkerDone:
     """The worker has nothing left to do."""
 
 
-Event: TypeAlias = (
-    TrialBegan | TrialEpoch | TrialEnded | Message | LimitReached | WorkerFailed | WorkerDone
-)
+Event: TypeAlias = TrialBegan | TrialEpoch | TrialEnded | Message | LimitReached | WorkerFailed | WorkerDone

@@ -58,6 +58,7 @@ def _may_live(lease: Any) -> bool:
         return True
     try:
         # A process that was given the same number later has started later.
-        return abs(psutil.Process(lease.pid).create_time() - lease.process_started) < 1
+        started = float(psutil.Process(lease.pid).create_time())
+        return abs(started - float(lease.process_started)) < 1
     except psutil.Error:
         return False

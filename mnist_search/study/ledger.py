@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from experiments import Experiment
-from mnist_search.errors import NotFound, StudyConflict, UnusableConfiguration
+from mnist_search.errors import StudyConflict, UnusableConfiguration
 from mnist_search.facts import StudyFacts
 from mnist_search.study import leases, reading
 from mnist_search.study.pruners import pruner_for
@@ -85,9 +85,7 @@ class Ledger:
             if name in optuna.get_all_study_names(store.storage):
                 study = optuna.load_study(study_name=name, storage=store.storage)
             else:
-                study = optuna.create_study(
-                    study_name=name, storage=store.storage, direction="maximize"
-                )
+                study = optuna.create_study(study_name=name, storage=store.storage, direction="maximize")
             if EXPERIMENT not in study.user_attrs and not study.trials:
                 study.set_user_attr(UID, uuid.uuid4().hex)
                 study.set_user_attr(TARGET, target)

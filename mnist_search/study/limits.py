@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
-from mnist_search.facts import StudyFacts
+from mnist_search.facts import StudyFacts, TrialFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +31,11 @@ class Limits:
         if self.target is not None and (best.val_accuracy or 0.0) >= self.target:
             return f"trial {best.number} reached the target of {self.target:.4f}"
         if self.patience is not None:
-            since = sum(_ended(trial.completed) > _ended(best.completed) for trial in facts.done)
+            since = len([t for t in facts.done if _later(t, best)])
             if since >= self.patience:
                 return f"{since} trials in a row were no better than trial {best.number}"
         return None
 
 
-def _ended(completed: datetime | None) -> datetime:
-    return completed or datetime.min
+def _later(trial: TrialFacts, best: TrialFacts) -> bool:
+    return bool(trial.completed and best.completed and trial.completed > best.completed)

@@ -54,7 +54,7 @@ class Mirror:
                 self._tracker.discard_run(run.run_id)
 
     def _write_run(self, facts: StudyFacts, trial: TrialFacts) -> None:
-        from mnist_search.publish import trial_card  # noqa: PLC0415 - torch, only when needed
+        from mnist_search.publish import trial_card  # torch, only when needed
 
         if not facts.experiment.space.distributions.keys() <= trial.genes.keys():
             return  # it died before it had genes; there is nothing to show
@@ -76,7 +76,7 @@ class Mirror:
                     self._publish(facts, trial, kept[trial.trial_id])
 
     def _publish(self, facts: StudyFacts, trial: TrialFacts, weights: bytes) -> None:
-        from mnist_search.publish import model_card  # noqa: PLC0415 - torch, only when needed
+        from mnist_search.publish import model_card  # torch, only when needed
 
         card = model_card(facts.experiment, trial, weights, self._val())
         model_id = self._tracker.log_model(str(trial.run_id), card)

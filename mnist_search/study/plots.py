@@ -25,7 +25,7 @@ def plots_page(study: optuna.Study) -> str | None:
 
     None while there are too few complete trials.
     """
-    from optuna import visualization  # noqa: PLC0415 - plotly, only when a page is made
+    from optuna import visualization  # plotly, only when a page is made
 
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
@@ -45,16 +45,13 @@ def plots_page(study: optuna.Study) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # plots are experimental in Optuna, and say so every time
         parts = [
-            f"<h2>{escape(name)}</h2>" + make().to_html(full_html=False, include_plotlyjs=first)
-            for first, (name, make) in zip([True] + [False] * len(plots), plots.items())
+            # One copy of plotly's script serves the whole page.
+            f"<h2>{escape(name)}</h2>" + make().to_html(full_html=False, include_plotlyjs=number == 0)
+            for number, (name, make) in enumerate(plots.items())
         ]
     return PAGE.format(title=escape(study.study_name), plots="".join(parts))
 
 
 def _varied(trials: Sequence[FrozenTrial]) -> list[str]:
     """Genes with more than one value among the trials; the others would be flat lines."""
-    return [
-        name
-        for name in trials[0].params
-        if len({trial.params.get(name) for trial in trials}) > 1
-    ]
+    return [name for name in trials[0].params if len({trial.params.get(name) for trial in trials}) > 1]

@@ -21,16 +21,10 @@ from search_space import ParameterBudget
 
 PRUNERS: Mapping[str, Callable[[int], BasePruner]] = {
     "median": lambda epochs: MedianPruner(n_startup_trials=5, n_warmup_steps=warmup(epochs)),
-    "percentile": lambda epochs: PercentilePruner(
-        25.0, n_startup_trials=5, n_warmup_steps=warmup(epochs)
-    ),
-    "asha": lambda epochs: SuccessiveHalvingPruner(
-        min_resource=warmup(epochs), reduction_factor=3
-    ),
-    "hyperband": lambda epochs: HyperbandPruner(
-        min_resource=1, max_resource=epochs, reduction_factor=3
-    ),
-    "none": lambda epochs: NopPruner(),
+    "percentile": lambda epochs: PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=warmup(epochs)),
+    "asha": lambda epochs: SuccessiveHalvingPruner(min_resource=warmup(epochs), reduction_factor=3),
+    "hyperband": lambda epochs: HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3),
+    "none": lambda _: NopPruner(),
 }
 """Optuna's pruners by name, made for a number of epochs.
 

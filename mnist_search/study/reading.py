@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments import Experiment
 from mnist_search.errors import NotFound, UnusableConfiguration
-from mnist_search.facts import OVER_BUDGET, StudyFacts, TrialFacts
+from mnist_search.facts import OVER_BUDGET, STATES, StudyFacts, TrialFacts
 from mnist_search.study.store import Store, mirrored
 
 EXPERIMENT, TARGET, UID = "experiment", "trials_target", "uid"
@@ -80,7 +80,7 @@ def trial_facts(trial: FrozenTrial, held: Any = None) -> TrialFacts:
     return TrialFacts(
         number=trial.number,
         trial_id=trial._trial_id,  # noqa: SLF001
-        state=trial.state.name,
+        state=STATES[trial.state.name],
         genes=trial.params,
         num_params=attrs.get("num_params"),
         val_accuracy=curve[-1]["val_accuracy"] if curve else None,

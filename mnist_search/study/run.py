@@ -115,7 +115,11 @@ def _refuse_early(plan: Plan) -> None:
     else:
         check_sampler(plan.experiment.sampler)
         check_pruner(plan.experiment.pruner)
-    if plan.mlflow and plan.mlflow.artifact_root and local_file(plan.storage) == local_file(plan.mlflow.tracking_uri):
+    if (
+        plan.mlflow
+        and plan.mlflow.artifact_root
+        and local_file(plan.storage) == local_file(plan.mlflow.tracking_uri)
+    ):
         raise UnusableConfiguration(
             "Optuna and MLflow cannot share one database: name two with --storage and --tracking-uri"
         )
@@ -123,14 +127,14 @@ def _refuse_early(plan: Plan) -> None:
 
 def _device(name: str) -> tuple[str, int]:
     """The device and how many trials it carries at once."""
-    from mnist_search.training import device as devices  # noqa: PLC0415 - torch
+    from mnist_search.training import device as devices  # torch
 
     device, cores = devices.resolve_device(name), devices.usable_cores()
     return device.type, cores if device.type == "cpu" else min(cores, TRIALS_AT_ONCE_ON_A_GPU)
 
 
 def _training_data(data_dir: Path | None) -> Path:
-    from mnist_search.training import files  # noqa: PLC0415 - numpy
+    from mnist_search.training import files  # numpy
 
     folder = files.find(data_dir)
     files.verify(folder, files.TRAIN_FILES)
@@ -149,7 +153,7 @@ def _open(plan: Plan) -> Ledger:
 def _prepare_mlflow(plan: Plan, facts: StudyFacts, screen: Screen) -> MlflowPlace | None:
     if plan.mlflow is None:
         return None
-    from mnist_search.tracking.mlflow_tracker import prepare  # noqa: PLC0415 - a second to import
+    from mnist_search.tracking.mlflow_tracker import prepare  # a second to import
 
     return prepare(plan.mlflow, facts, lambda text: screen.show(Message(text)))
 
@@ -157,14 +161,14 @@ def _prepare_mlflow(plan: Plan, facts: StudyFacts, screen: Screen) -> MlflowPlac
 def _tracker(mlflow: MlflowPlace | None, study: str, screen: Screen) -> Tracker:
     if mlflow is None:
         return NullTracker()
-    from mnist_search.tracking.mlflow_tracker import MlflowTracker  # noqa: PLC0415 - see above
+    from mnist_search.tracking.mlflow_tracker import MlflowTracker  # see above
 
     return MlflowTracker(mlflow, study, lambda text: screen.show(Message(text)))
 
 
 def _validation_images(experiment: Experiment, data_dir: Path) -> Digits:
-    from mnist_search.training.device import CPU  # noqa: PLC0415 - torch
-    from mnist_search.training.digits import load_split  # noqa: PLC0415
+    from mnist_search.training.device import CPU  # torch
+    from mnist_search.training.digits import load_split
 
     split = (experiment.train_images, experiment.val_images, experiment.split_seed)
     return load_split(data_dir, *split, CPU).val

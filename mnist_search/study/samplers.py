@@ -87,9 +87,7 @@ class BudgetSampler(BaseSampler):
     def __str__(self) -> str:
         return f"BudgetSampler({self._sampler})"
 
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What the wrapped sampler models jointly and every other gene of the space."""
         joint = self._sampler.infer_relative_search_space(study, trial)
         self._independent = {n: d for n, d in self._space.items() if n not in joint}

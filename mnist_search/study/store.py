@@ -196,7 +196,8 @@ def _path_of(url: sa.URL) -> Path:
 def _sqlite_storage(url: sa.URL, *, write: bool) -> optuna.storages.RDBStorage:
     storage = optuna.storages.RDBStorage(
         # Optuna's own 5 s of waiting for others lose results under load.
-        _escaped(url), engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}}
+        _escaped(url),
+        engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
     )
     if not write:
         return storage
@@ -220,7 +221,7 @@ def _postgres_storage(url: sa.URL, *, create: bool) -> optuna.storages.RDBStorag
     engine = sa.create_engine(url)
     try:
         with _postgres_lock(engine, "schema"):
-            if not create and not OPTUNA_TABLES <= set(sa.inspect(engine).get_table_names()):
+            if not create and not set(sa.inspect(engine).get_table_names()) >= OPTUNA_TABLES:
                 raise NotFound(f"no study store in {masked(url)}; begin one with mnist-search run")
             return optuna.storages.RDBStorage(_escaped(url), engine_kwargs={"pool_pre_ping": True})
     finally:
@@ -253,7 +254,7 @@ def _create_sqlite_file(path: Path) -> None:
             storage = optuna.storages.RDBStorage(_escaped(sa.URL.create("sqlite", database=str(fresh))))
             metadata.create_all(storage.engine)
             storage.engine.dispose()
-            os.replace(fresh, path)
+            fresh.replace(path)
     except (OSError, SQLAlchemyError) as error:
         fresh.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[0]
@@ -267,7 +268,7 @@ def _check_sqlite_file(path: Path) -> None:
     if not path.exists():
         raise NotFound(f"no study store {path}; begin one with mnist-search run, or name it with --storage")
     tables = tables_of(path)
-    if not OPTUNA_TABLES <= tables:
+    if not tables >= OPTUNA_TABLES:
         what = "an MLflow database" if "runs" in tables else "no study store"
         raise UnusableConfiguration(f"{path} is {what}; name another file with --storage sqlite:///FILE")
     rows = query(path, "SELECT version_num FROM alembic_version")
@@ -281,4 +282,3 @@ def _check_sqlite_file(path: Path) -> None:
         else "a newer Optuna wrote it: pip install --upgrade optuna"
     )
     raise UnusableConfiguration(f"{path} has schema {revision}, not {known[0]}; {advice}")
-

@@ -119,8 +119,8 @@ class Worker:
 
     def __init__(self, job: Job, line: Line) -> None:
         # torch is imported here, in the worker, and by nothing above it
-        from mnist_search.training import device as devices  # noqa: PLC0415
-        from mnist_search.training.digits import load_split  # noqa: PLC0415
+        from mnist_search.training import device as devices
+        from mnist_search.training.digits import load_split
 
         devices.use_one_thread()
         self._job = job
@@ -139,7 +139,7 @@ class Worker:
     def _make_tracker(self) -> Tracker:
         if self._job.mlflow is None:
             return NullTracker()
-        from mnist_search.tracking.mlflow_tracker import MlflowTracker  # noqa: PLC0415 - 1 s to import
+        from mnist_search.tracking.mlflow_tracker import MlflowTracker  # 1 s to import
 
         warn = lambda text: self._line.tell(Message(text))  # noqa: E731
         return MlflowTracker(self._job.mlflow, self._job.study, warn)
@@ -161,7 +161,7 @@ class Worker:
 
     def _run(self, claim: Claim) -> None:
         """Run one trial and settle it, or put it back."""
-        from mnist_search.objective import Interrupted, objective  # noqa: PLC0415 - torch
+        from mnist_search.objective import Interrupted, objective  # torch
 
         if claim.stale_run_id:
             self._tracker.discard_run(claim.stale_run_id)
@@ -213,7 +213,7 @@ class Worker:
             )
 
     def _bench(self, claim: Claim, lost: threading.Event) -> Any:
-        from mnist_search.objective import Bench, Interrupted, OutOfTime  # noqa: PLC0415 - torch
+        from mnist_search.objective import Bench, Interrupted, OutOfTime  # torch
 
         started, limit = time.monotonic(), self._job.limits.trial_timeout
 

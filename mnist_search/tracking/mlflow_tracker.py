@@ -257,8 +257,8 @@ class MlflowTracker:
         done, best = len(facts.done), facts.best
         metrics = [Metric("trials_done", done, now, done), Metric("rejected", facts.rejected, now, done)]
         if best is not None:
-            metrics.append(Metric("best_val_accuracy", best.val_accuracy, now, done))
-            metrics.append(Metric("best_num_params", best.num_params, now, done))
+            metrics.append(Metric("best_val_accuracy", best.val_accuracy or 0.0, now, done))
+            metrics.append(Metric("best_num_params", best.num_params or 0, now, done))
         tags = {
             "mlflow.note.content": study_note(facts),
             "trials": f"{done}/{facts.trials_target}",

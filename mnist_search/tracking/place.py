@@ -38,14 +38,10 @@ def place_of(tracking_uri: str, experiment_name: str) -> MlflowPlace:
         UnusableConfiguration: MLflow cannot keep runs there.
     """
     if tracking_uri.startswith(("http://", "https://")):
-        return MlflowPlace(
-            tracking_uri=tracking_uri, experiment_name=experiment_name, artifact_root=None
-        )
+        return MlflowPlace(tracking_uri=tracking_uri, experiment_name=experiment_name, artifact_root=None)
     path = local_file(tracking_uri)
     if path is None:
-        return MlflowPlace(
-            tracking_uri=tracking_uri, experiment_name=experiment_name, artifact_root=None
-        )
+        return MlflowPlace(tracking_uri=tracking_uri, experiment_name=experiment_name, artifact_root=None)
     if path.exists() and not tables_of(path) >= MLFLOW_TABLES:
         raise UnusableConfiguration(
             f"{path} is no MLflow database; name another file with --tracking-uri sqlite:///FILE"

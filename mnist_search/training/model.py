@@ -25,6 +25,7 @@ class ByteDropout(nn.Module):
         self.dropped_levels = round(rate * 256)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x`` of any shape, thinned while training."""
         if not self.training or not self.dropped_levels:
             return x
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
@@ -33,6 +34,7 @@ class ByteDropout(nn.Module):
         return x * (kept * (256 / (256 - self.dropped_levels)))
 
     def extra_repr(self) -> str:
+        """The rounded rate."""
         return f"rate={self.dropped_levels / 256:.4f}"
 
 
@@ -52,6 +54,7 @@ class Network(nn.Module):
         self.layers = nn.Sequential(*_modules(architecture))
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """(N, 1, 28, 28) pixels to (N, 10) logits."""
         logits: Tensor = self.layers((pixels - self.mean) / self.std)
         return logits
 
@@ -76,7 +79,7 @@ def count(module: nn.Module) -> int:
 
 def layer_table(network: nn.Module) -> str:
     """The layer-by-layer summary as text, for one image."""
-    from torchinfo import summary  # noqa: PLC0415 - only where a summary is wanted
+    from torchinfo import summary  # only where a summary is wanted
 
     columns = ("output_size", "num_params", "mult_adds")
     table = summary(network, input_size=(1, *INPUT_SHAPE), col_names=columns, verbose=0, device="cpu")
@@ -91,7 +94,7 @@ def _modules(architecture: Architecture) -> list[nn.Module]:
     return modules
 
 
-def _module(layer: spec.Layer, shape: spec.Shape) -> nn.Module:
+def _module(layer: spec.Layer, shape: spec.Shape) -> nn.Module:  # noqa: PLR0911 - one line a layer
     match layer:
         case spec.Conv(out, kernel, padding, bias):
             return nn.Conv2d(shape[0], out, kernel, padding=padding, bias=bias)

@@ -62,9 +62,7 @@ class LearningRate:
             self._plateau.step(accuracy)
 
 
-def _by_step(
-    optimizer: torch.optim.Optimizer, how: Schedule, steps: int
-) -> lr_scheduler.LRScheduler | None:
+def _by_step(optimizer: torch.optim.Optimizer, how: Schedule, steps: int) -> lr_scheduler.LRScheduler | None:
     match how:
         case OneCycle(pct_start, div_factor, final_div_factor):
             peak = optimizer.param_groups[0]["lr"]
@@ -86,9 +84,7 @@ def _by_epoch(optimizer: torch.optim.Optimizer, how: Schedule) -> lr_scheduler.S
             return None
 
 
-def _plateau(
-    optimizer: torch.optim.Optimizer, how: Schedule
-) -> lr_scheduler.ReduceLROnPlateau | None:
+def _plateau(optimizer: torch.optim.Optimizer, how: Schedule) -> lr_scheduler.ReduceLROnPlateau | None:
     match how:
         case Plateau(factor, patience, min_lr):
             return lr_scheduler.ReduceLROnPlateau(
