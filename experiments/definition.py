@@ -11,8 +11,6 @@ from search_space import ParameterBudget, SearchSpace
 FORMAT = 1
 """Raised when an older reader could misread a stored definition."""
 
-LARGEST_BUDGET = 1_000_000
-
 
 class Difference(NamedTuple):
     """One field in which two definitions differ."""
@@ -50,8 +48,7 @@ class Experiment:
     metric: str = field(default="val_accuracy", init=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.budget <= LARGEST_BUDGET:
-            raise ValueError(f"a parameter budget lies within 1 and {LARGEST_BUDGET:,}, not {self.budget:,}")
+        ParameterBudget(self.space, self.budget)  # refuses an absurd one
         if not (self.train_images >= 1000 and self.val_images >= 100):
             raise ValueError("a split takes at least 1,000 images to train and 100 to validate")
         if self.train_images + self.val_images > 60_000:

@@ -10,13 +10,24 @@ import numpy as np
 
 from search_space.space import Genes, SearchSpace
 
+LARGEST_BUDGET = 1_000_000
+"""More is not the business of a search for tiny networks."""
+
 
 @dataclass(frozen=True)
 class ParameterBudget:
-    """A hard limit on learned parameters over one space."""
+    """A hard limit on learned parameters over one space.
+
+    Raises:
+        ValueError: no limit for a tiny network.
+    """
 
     space: SearchSpace
     limit: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= LARGEST_BUDGET:
+            raise ValueError(f"a parameter budget lies within 1 and {LARGEST_BUDGET:,}, not {self.limit:,}")
 
     def count(self, genes: Genes) -> int:
         """Learned parameters of the network of these genes."""

@@ -11,14 +11,9 @@ from mnist_search.cli.output import print_fields
 from mnist_search.errors import UsageError
 
 if TYPE_CHECKING:
-    from experiments import Experiment
     from search_space import SearchSpace
 
-LARGEST_BUDGET = 1_000_000
-
-BudgetOption = Annotated[
-    int, typer.Option("--budget", "-b", min=1, max=LARGEST_BUDGET, help="Most parameters of a network.")
-]
+BudgetOption = Annotated[int, typer.Option("--budget", "-b", min=1, help="Most parameters of a network.")]
 DepthOption = Annotated[
     str | None, typer.Option("--depth", help="Fewest and most blocks, LOW:HIGH.", show_default="3:7")
 ]
@@ -41,9 +36,9 @@ def space_of(budget: int, depth: str | None, width: str | None, epochs: int = 15
         made = SearchSpace.for_budget(
             budget, epochs=epochs, **{name: pair for name, pair in asked.items() if pair}
         )
+        smallest = ParameterBudget(made, budget).smallest
     except ValueError as error:
         raise UsageError(f"{error}; see mnist-search run --help") from error
-    smallest = ParameterBudget(made, budget).smallest
     if smallest > budget:
         lower = " and ".join(
             f"--{name} (now {low}:{high})"
@@ -88,16 +83,3 @@ def space(
         print_fields({name: str(gene) for name, gene in made.distributions.items()}, how)
     else:
         print_fields(document, how)
-
-
-def check_experiment(experiment: Experiment) -> None:
-    """Refuse samplers and pruners that cannot be used.
-
-    Raises:
-        UsageError: with the reason.
-    """
-    from mnist_search.study.pruners import check_pruner  # Optuna
-    from mnist_search.study.samplers import check_sampler
-
-    check_sampler(experiment.sampler)
-    check_pruner(experiment.pruner)

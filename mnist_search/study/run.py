@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import optuna
+
 from experiments import Experiment
 from mnist_search.errors import UnusableConfiguration
 from mnist_search.facts import StudyFacts
@@ -79,6 +81,7 @@ def run_study(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int],
     Raises:
         MnistSearchError: nothing could be run; what was there is as it was.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     _refuse_early(plan)
     device, most_jobs = _device(plan.device)
     data_dir = _training_data(plan.data_dir)

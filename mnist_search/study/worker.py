@@ -97,6 +97,9 @@ class Line:
 
 def main(job: Job, connection: Connection) -> None:
     """Entry of a worker process."""
+    from mnist_search.training.device import use_one_thread  # torch: in workers only
+
+    use_one_thread()
     line = Line(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears it and says stop
     signal.signal(signal.SIGTERM, line.hang_up)
@@ -118,11 +121,9 @@ class Worker:
     """One process's part in a study."""
 
     def __init__(self, job: Job, line: Line) -> None:
-        # torch is imported here, in the worker, and by nothing above it
         from mnist_search.training import device as devices
         from mnist_search.training.digits import load_split
 
-        devices.use_one_thread()
         self._job = job
         self._line = line
         self._device = devices.resolve_device(job.device)

