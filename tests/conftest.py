@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from experiments import Experiment
 from mnist_search.environment import set_defaults
@@ -17,6 +18,7 @@ from mnist_search.errors import Unavailable
 from search_space import SearchSpace
 
 set_defaults()
+torch.set_num_threads(1)
 TIMEOUT_OF_A_COMMAND = 110
 
 

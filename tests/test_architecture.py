@@ -21,7 +21,13 @@ from search_space.architecture import (
 )
 
 SPACES = [SearchSpace(), SearchSpace(depth=(3, 9), width=(1, 12)), SearchSpace.for_budget(25_000)]
-STATED_PARAMETERS = {"seed-000": 8932, "seed-001": 7204, "seed-002": 25290, "seed-003": 15578, "seed-004": 11588}
+STATED_PARAMETERS = {
+    "seed-000": 8932,
+    "seed-001": 7204,
+    "seed-002": 25290,
+    "seed-003": 15578,
+    "seed-004": 11588,
+}
 
 
 @st.composite

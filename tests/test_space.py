@@ -170,7 +170,7 @@ def test_what_is_no_definition_is_refused(text):
     ],
 )
 def test_an_experiment_that_cannot_be_run_is_refused(wrong):
-    with pytest.raises(ValueError, match="budget|split"):
+    with pytest.raises(ValueError, match=r"budget|split"):
         Experiment(space=SPACE, **wrong)
 
 

@@ -105,7 +105,7 @@ def test_a_training_that_diverges_ends_within_fifty_steps_with_the_reason(small_
 
     config = replace(CONFIG, epochs=20, batch_size=16, optimizer=SGD(lr), schedule=Constant())
 
-    with pytest.raises(Diverged, match="loss .* at step"):
+    with pytest.raises(Diverged, match=r"loss .* at step"):
         list(fit(Poisoned(), small_split.train, small_split.val, config, seed=0))
     assert steps <= 30 + 2 * STEPS_BETWEEN_CHECKS <= 80
 

@@ -247,6 +247,8 @@ def _postgres_lock(engine: sa.Engine, topic: str) -> Iterator[None]:
 def _create_sqlite_file(path: Path) -> None:
     """Make the whole schema beside the target, then put it in place in one step."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    if not path.parent.is_dir():
+        raise DiskError(f"cannot create the study store {path}: no such folder; name another with --storage")
     try:
         with FileLock(path.with_name(f".{path.name}.schema.lock")):
             if path.exists():
