@@ -11,7 +11,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +134,18 @@ class Store:
                 yield
             return
         path = _path_of(make_url(self.url))
-        guard = FileLock(path.with_name(f".{path.name}.{topic}.lock"), timeout=BUSY_SECONDS)
+        lock_file = path.with_name(f".{path.name}.{topic}.lock")
+        guard = FileLock(lock_file, timeout=BUSY_SECONDS)
         try:
+            lock_file.touch()  # FileLock would try for ever where it may not write
             guard.acquire()
         except Timeout:
             raise TryAgain(
                 f"another process has held {guard.lock_file} for {BUSY_SECONDS} s; "
                 "find out what it waits for, then run the same command again"
             ) from None
+        except OSError as error:
+            raise DiskError(f"cannot write beside the store: {error}; mend it and run again") from error
         try:
             yield
         finally:
@@ -250,19 +254,18 @@ def _create_sqlite_file(path: Path) -> None:
     if not path.parent.is_dir():
         raise DiskError(f"cannot create the study store {path}: no such folder; name another with --storage")
     try:
-        with FileLock(path.with_name(f".{path.name}.schema.lock")):
-            if path.exists():
-                return
-            storage = optuna.storages.RDBStorage(_escaped(sa.URL.create("sqlite", database=str(fresh))))
-            metadata.create_all(storage.engine)
-            storage.engine.dispose()
-            fresh.replace(path)
+        storage = optuna.storages.RDBStorage(_escaped(sa.URL.create("sqlite", database=str(fresh))))
+        metadata.create_all(storage.engine)
+        storage.engine.dispose()
+        with suppress(FileExistsError):  # another process was first; its store is as good
+            path.hardlink_to(fresh)
     except (OSError, SQLAlchemyError) as error:
-        fresh.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[0]
         raise DiskError(
             f"cannot create the study store {path}: {reason}; name another with --storage"
         ) from error
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _check_sqlite_file(path: Path) -> None:

@@ -80,16 +80,18 @@ class MlflowRun:
         self._client = client
         self._reach = reach
         self.run_id = run_id
-        self._complete = True
+        self._written = 0
 
     def log_epoch(self, epoch: EpochFacts) -> None:
         """Write one epoch in one call."""
-        self._complete &= bool(self._log([epoch]))
+        self._written += bool(self._log([epoch]))
 
     def end(self, ending: Ending) -> None:
         """Write what is missing; the run gets its last status only when all of it is there."""
         run_id = self.run_id
-        if run_id is None or not (self._complete or self._log(ending.curve)):
+        if run_id is None:
+            return
+        if self._written < len(ending.curve) and not self._log(ending.curve):
             return
         self._reach("the end of a run", lambda: self._close(run_id, ending))
 
@@ -105,7 +107,9 @@ class MlflowRun:
         return self._reach("an epoch", write)
 
     def _close(self, run_id: str, ending: Ending) -> None:
-        tags = {"state": ending.state, "trial.state": ending.state, "reason": ending.reason or ""}
+        tags = {"state": ending.state, "trial.state": ending.state}
+        if ending.reason:
+            tags["reason"] = ending.reason
         self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         if ending.curve:
             figure = learning_curve(ending.curve, f"{ending.state.lower()}: {len(ending.curve)} epochs")
@@ -136,10 +140,8 @@ class MlflowTracker:
         return MlflowRun(self._client, self._reach, run_id)
 
     def reopen_trial(self, run_id: str) -> TrialRun:
-        """Continue with a child run; its curve is written again at its end."""
-        run = MlflowRun(self._client, self._reach, run_id)
-        run._complete = False  # noqa: SLF001 - what was written before is not known
-        return run
+        """Continue with a child run; its whole curve is written again at its end."""
+        return MlflowRun(self._client, self._reach, run_id)
 
     def discard_run(self, run_id: str) -> None:
         """Delete a run; MLflow keeps it in its bin until ``mlflow gc``."""

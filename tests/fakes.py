@@ -1,0 +1,73 @@
+"""Written fakes: parts with the real interface that remember what they were told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mnist_search.tracking import KnownRun
+
+
+@dataclass
+class RecordingRun:
+    """A run that remembers."""
+
+    run_id: str
+    card: object = None
+    epochs: list = field(default_factory=list)
+    ending: object = None
+
+    def log_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+    def end(self, ending):
+        self.ending = ending
+
+
+@dataclass
+class RecordingTracker:
+    """A tracker that remembers; ``reachable`` can be switched off."""
+
+    reachable: bool = True
+    runs: dict = field(default_factory=dict)
+    models: dict = field(default_factory=dict)
+    summaries: list = field(default_factory=list)
+    pages: dict = field(default_factory=dict)
+    made: int = 0
+
+    def start_trial(self, card):
+        if not self.reachable:
+            return RecordingRun(None)
+        self.made += 1
+        run = RecordingRun(f"run-{self.made}", card)
+        self.runs[run.run_id] = run
+        return run
+
+    def reopen_trial(self, run_id):
+        return self.runs[run_id]
+
+    def discard_run(self, run_id):
+        self.runs.pop(run_id, None)
+
+    def known_runs(self):
+        if not self.reachable:
+            return None
+        status = {None: "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+        return [
+            KnownRun(run.run_id, run.card.number, status[run.ending and run.ending.state])
+            for run in self.runs.values()
+        ]
+
+    def log_model(self, run_id, model):
+        if not self.reachable:
+            return None
+        self.models[f"model-of-{run_id}"] = model
+        return f"model-of-{run_id}"
+
+    def drop_model(self, model_id):
+        return self.models.pop(model_id, None) is not None
+
+    def update_study(self, facts, *, status="RUNNING"):
+        self.summaries.append((facts, status))
+
+    def log_study_page(self, html, name):
+        self.pages[name] = html

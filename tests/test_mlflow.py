@@ -1,0 +1,301 @@
+"""The mirror in a real MLflow: real SQLite, real models, a real server that goes away."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import SEEDS
+from mnist_search.errors import UnusableConfiguration
+from mnist_search.facts import StudyFacts
+from mnist_search.study.ledger import Ledger
+from mnist_search.tracking import Ending, ModelCard, TrialCard
+from mnist_search.tracking.place import place_of
+from mnist_search.training.model import build, count
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning",  # MLflow 3.17 on SQLAlchemy 2.1
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::UserWarning",
+)
+
+CURVE = [
+    {
+        "epoch": epoch, "train_loss": 1 / epoch, "train_accuracy": 0.8, "val_loss": 0.5 / epoch,
+        "val_accuracy": 0.9 + epoch / 100, "learning_rate": 0.1, "seconds": 1.5,
+        "samples_per_second": 4000.0, "timestamp": 1_700_000_000_000 + epoch,
+    }
+    for epoch in (1, 2, 3)
+]  # fmt: skip
+
+
+def card(number=0):
+    return TrialCard(
+        number=number, num_params=7204, params={f"p{i}": i for i in range(23)}, seed=0, layer_table="layers"
+    )
+
+
+@pytest.fixture
+def facts(experiment) -> StudyFacts:
+    return StudyFacts(name="s", uid="u-1", experiment=experiment, trials_target=5, trials=[])
+
+
+@pytest.fixture
+def warnings_heard():
+    return []
+
+
+@pytest.fixture
+def make_tracker(facts, warnings_heard):
+    from mnist_search.tracking.mlflow_tracker import MlflowTracker, prepare
+
+    def make(uri):
+        place = prepare(place_of(uri, "experiment"), facts, warnings_heard.append)
+        return MlflowTracker(place, "s", warnings_heard.append), place
+
+    return make
+
+
+@pytest.fixture
+def local(make_tracker, tmp_path):
+    return make_tracker(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def client(local):
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(local[1].tracking_uri)
+
+
+def test_a_study_has_one_parent_run_for_ever(local, make_tracker):
+    _, place = local
+
+    _, again = make_tracker(place.tracking_uri)
+
+    assert again == place
+
+
+def test_a_trials_run_is_a_child_with_tags_parameters_and_layers(local, client):
+    tracker, place = local
+
+    run = client.get_run(tracker.start_trial(card(7)).run_id)
+
+    tags = run.data.tags
+    assert tags["mlflow.parentRunId"] == place.parent_run_id
+    assert (tags["study"], tags["trial"], tags["state"], tags["seed"]) == ("s", "7", "RUNNING", "0")
+    assert tags["version"]
+    assert len(run.data.params) == len(card().params)
+    assert run.data.metrics["num_params"] == 7204
+    assert "layers.txt" in [a.path for a in client.list_artifacts(run.info.run_id)]
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("COMPLETE", "FINISHED"), ("PRUNED", "KILLED"), ("FAIL", "FAILED")]
+)
+def test_only_complete_trials_are_shown_as_finished(local, client, state, status):
+    tracker, _ = local
+    run = tracker.start_trial(card())
+
+    run.end(Ending(state=state, reason="why", curve=CURVE))
+
+    stored = client.get_run(run.run_id)
+    assert stored.info.status == status
+    assert (stored.data.tags["trial.state"], stored.data.tags["reason"]) == (state, "why")
+
+
+def test_every_epoch_is_one_point_of_every_metric_also_when_it_is_written_twice(local, client):
+    tracker, _ = local
+    run = tracker.start_trial(card())
+    for epoch in CURVE[:2]:
+        run.log_epoch(epoch)
+
+    tracker.reopen_trial(run.run_id).end(Ending(state="COMPLETE", reason=None, curve=CURVE))
+
+    names = set(CURVE[0]) - {"epoch", "timestamp"}
+    for name in names:
+        points = client.get_metric_history(run.run_id, name)
+        assert [(p.step, p.value) for p in points] == [(e["epoch"], e[name]) for e in CURVE]
+    assert "learning_curve.png" in [a.path for a in client.list_artifacts(run.run_id)]
+
+
+def test_a_logged_model_is_pt2_takes_any_batch_and_gives_the_same_logits(local, client):
+    import mlflow
+
+    tracker, place = local
+    network = build(SEEDS["seed-001"].architecture, seed=0).eval()
+    run = tracker.start_trial(card())
+    model = ModelCard(
+        network=network, example=np.full((2, 1, 28, 28), 0.5, np.float32),
+        confusion=np.eye(10, dtype=int), num_params=7204, step=3, requirements=("torch",),
+    )  # fmt: skip
+
+    model_id = tracker.log_model(run.run_id, model)
+
+    loaded = mlflow.pytorch.load_model(f"models:/{model_id}")
+    for batch in (1, 3, 64):
+        x = torch.rand(batch, 1, 28, 28)
+        assert torch.allclose(loaded(x), network(x), atol=1e-5)
+    assert count(loaded) == 7204
+    (stored,) = client.search_logged_models([place.experiment_id])
+    assert (stored.source_run_id, stored.status) == (run.run_id, "READY")
+    files = {p.name for p in (client_path(stored) / "data").iterdir()}
+    assert files == {"model.pt2"}
+    assert (client_path(stored) / "requirements.txt").read_text().split() == [
+        f"mlflow=={mlflow.__version__}",
+        "torch",
+    ]
+    assert "confusion_matrix.png" in [a.path for a in client.list_artifacts(run.run_id)]
+
+
+def client_path(model):
+    from pathlib import Path
+    from urllib.parse import urlparse
+
+    return Path(urlparse(model.artifact_location).path)
+
+
+def test_a_dropped_model_is_gone_with_its_files(local, client):
+    tracker, place = local
+    run = tracker.start_trial(card())
+    model = ModelCard(
+        network=build(SEEDS["seed-003"].architecture, seed=0).eval(),
+        example=np.zeros((2, 1, 28, 28), np.float32), confusion=np.eye(10, dtype=int),
+        num_params=15578, step=1, requirements=("torch",),
+    )  # fmt: skip
+    model_id = tracker.log_model(run.run_id, model)
+    folder = client_path(client.get_logged_model(model_id))
+
+    assert tracker.drop_model(model_id)
+    assert tracker.drop_model(model_id)  # twice is no error
+
+    assert not folder.exists()
+    assert client.search_logged_models([place.experiment_id]) == []
+
+
+def test_a_discarded_run_is_no_longer_known(local):
+    tracker, _ = local
+    kept, stale = tracker.start_trial(card(0)), tracker.start_trial(card(1))
+
+    tracker.discard_run(stale.run_id)
+    tracker.discard_run(stale.run_id)
+    tracker.discard_run("0" * 32)
+
+    assert [run.run_id for run in tracker.known_runs()] == [kept.run_id]
+
+
+def test_the_parent_run_carries_a_live_summary(store, experiment, make_tracker, tmp_path):
+    from mlflow.tracking import MlflowClient
+    from optuna.trial import TrialState
+
+    ledger = Ledger.open_or_create(store, "s", experiment, target=3)
+    claim = ledger.claim()
+    claim.trial.set_user_attr("num_params", 1234)
+    claim.trial.set_user_attr("curve", CURVE)
+    ledger.settle(claim, TrialState.COMPLETE, 0.93)
+    tracker, place = make_tracker(f"sqlite:///{tmp_path}/mlflow.db")
+
+    tracker.update_study(ledger.facts(), status="KILLED")
+    tracker.log_study_page("<p>plots</p>", "plots.html")
+
+    client = MlflowClient(place.tracking_uri)
+    parent = client.get_run(place.parent_run_id)
+    note = parent.data.tags["mlflow.note.content"]
+    assert "1 of 3 trials done (1 complete, 0 pruned, 0 fail)" in note
+    assert "| 1 | 0 | 93.00 % | 1,234 |" in note
+    assert parent.data.metrics["best_val_accuracy"] == 0.93
+    assert (parent.data.tags["trials"], parent.info.status) == ("1/3", "KILLED")
+    assert {a.path for a in client.list_artifacts(place.parent_run_id)} == {"leaderboard.csv", "plots.html"}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def mlflow_server(folder, port):
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        for _ in range(240):
+            time.sleep(0.25)
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                continue
+        else:
+            pytest.fail((folder / "server.log").read_text())
+        yield
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_a_server_that_goes_away_stops_no_trial_and_gets_all_when_it_is_back(
+    make_tracker, warnings_heard, tmp_path, monkeypatch
+):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("mnist_search.tracking.mlflow_tracker.QUIET_SECONDS", 0.0)
+    port = free_port()
+    with mlflow_server(tmp_path, port):
+        tracker, place = make_tracker(f"http://127.0.0.1:{port}")
+        run = tracker.start_trial(card())
+        run.log_epoch(CURVE[0])
+
+    run.log_epoch(CURVE[1])
+    assert tracker.start_trial(card(1)).run_id is None
+    assert tracker.known_runs() is None
+    assert len(warnings_heard) == 1
+    assert "training goes on" in warnings_heard[0]
+
+    with mlflow_server(tmp_path, port):
+        run.log_epoch(CURVE[2])
+        run.end(Ending(state="COMPLETE", reason=None, curve=CURVE))
+        client = MlflowClient(place.tracking_uri)
+        points = client.get_metric_history(run.run_id, "val_accuracy")
+        assert [point.step for point in points] == [1, 2, 3]
+        assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_a_server_that_is_not_there_is_no_place_for_runs(facts, warnings_heard, monkeypatch):
+    from mnist_search.tracking.mlflow_tracker import prepare
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    place = place_of(f"http://127.0.0.1:{free_port()}", "experiment")
+
+    assert prepare(place, facts, warnings_heard.append) is None
+    assert len(warnings_heard) == 1
+
+
+@pytest.mark.parametrize("uri", ["file:./mlruns", "./mlruns", "shopping list"])
+def test_what_mlflow_cannot_keep_runs_in_is_refused(uri):
+    with pytest.raises(UnusableConfiguration, match="MLflow cannot keep runs in"):
+        place_of(uri, "experiment")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_file_that_is_no_mlflow_database_is_refused_and_left_alone(tmp_path):
+    before = (tmp_path / "store.db").read_bytes()
+
+    with pytest.raises(UnusableConfiguration, match="no MLflow database"):
+        place_of(f"sqlite:///{tmp_path}/store.db", "experiment")
+    assert (tmp_path / "store.db").read_bytes() == before
