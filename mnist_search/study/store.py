@@ -122,6 +122,10 @@ class Store:
             raise UnusableConfiguration(f"cannot use the store {masked(url)}: {reason}") from error
         return cls(_text(url), storage)
 
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
     @contextmanager
     def lock(self, topic: str) -> Iterator[None]:
         """Hold what only one process may do at a time; a process that dies lets go.

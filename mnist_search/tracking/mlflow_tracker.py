@@ -107,7 +107,7 @@ class MlflowRun:
         return self._reach("an epoch", write)
 
     def _close(self, run_id: str, ending: Ending) -> None:
-        tags = {"state": ending.state, "trial.state": ending.state}
+        tags: dict[str, str] = {"state": ending.state, "trial.state": ending.state}
         if ending.reason:
             tags["reason"] = ending.reason
         self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])

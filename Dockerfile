@@ -1,0 +1,17 @@
+# One image for every service of docker-compose.yml but Postgres.
+FROM python:3.12-slim
+
+RUN useradd --uid 10001 --no-create-home mnist \
+    && install --directory --owner=10001 --group=10001 /data /artifacts
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY search_space search_space
+COPY experiments experiments
+COPY mnist_search mnist_search
+RUN pip install --no-cache-dir ".[postgres]"
+
+USER 10001
+WORKDIR /tmp
+VOLUME ["/data", "/artifacts"]
+CMD ["mnist-search", "--help"]
