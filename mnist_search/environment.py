@@ -10,6 +10,7 @@ DEFAULTS = {
     # The client's own defaults wait for minutes on a server that is down.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     # The server's job runner takes seven processes and 1.3 GB that nobody here uses.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

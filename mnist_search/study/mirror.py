@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mnist_search.facts import StudyFacts, TrialFacts
 from mnist_search.study.ledger import Ledger
 from mnist_search.study.samplers import trial_seed
-from mnist_search.tracking import Ending, Tracker
+from mnist_search.tracking import Ending, KnownRun, Tracker
 
 if TYPE_CHECKING:
     from mnist_search.training.digits import Digits
@@ -31,16 +31,17 @@ class Mirror:
     def reconcile(self, *, status: str = "RUNNING") -> StudyFacts:
         """Mend every disagreement on runs, models and summary; the study as it stands."""
         with self._ledger.lock("mirror"):
-            self._mend_runs(self._ledger.facts())
+            self._mend_runs()
         self.models()
         facts = self._ledger.facts()
         self._tracker.update_study(facts, status=status)
         return facts
 
-    def _mend_runs(self, facts: StudyFacts) -> None:
+    def _mend_runs(self) -> None:
         known = self._tracker.known_runs()
         if known is None:
             return
+        facts = self._ledger.facts()  # after the runs: every run's trial is among them
         status_of = {run.run_id: run.status for run in known}
         for trial in facts.done:
             status = status_of.get(trial.run_id or "")
@@ -48,9 +49,8 @@ class Mirror:
                 self._write_run(facts, trial)
             elif status != STATUS[trial.state]:
                 self._tracker.reopen_trial(str(trial.run_id)).end(_ending(trial))
-        in_use = {t.run_id for t in facts.trials if t.is_finished or t.state == "RUNNING"}
         for run in known:
-            if run.run_id not in in_use:
+            if _is_stale(run, facts.trial(run.number)):
                 self._tracker.discard_run(run.run_id)
 
     def _write_run(self, facts: StudyFacts, trial: TrialFacts) -> None:
@@ -82,6 +82,13 @@ class Mirror:
         model_id = self._tracker.log_model(str(trial.run_id), card)
         if model_id:
             self._ledger.remember_mirror(trial.trial_id, str(trial.run_id), model_id)
+
+
+def _is_stale(run: KnownRun, trial: TrialFacts | None) -> bool:
+    """Whether a run mirrors nothing; while a trial trains, its worker looks after its runs."""
+    if trial is None or trial.state == "WAITING":
+        return True
+    return trial.is_finished and run.run_id != trial.run_id
 
 
 def _ending(trial: TrialFacts) -> Ending:

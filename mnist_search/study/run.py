@@ -90,7 +90,8 @@ def run_study(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int],
     left = facts.trials_target - len(facts.done)
     jobs = max(0, min(plan.jobs or most_jobs, left))
     screen = make_screen(ledger.facts, jobs)
-    mlflow = _prepare_mlflow(plan, facts, screen)
+    with ledger.lock("mirror"):  # or two machines would make two parent runs
+        mlflow = _prepare_mlflow(plan, facts, screen)
     tracker = _tracker(mlflow, plan.study, screen)
     mirror = Mirror(ledger, tracker, cache(lambda: _validation_images(ledger.experiment, data_dir)))
     mirror.reconcile()
