@@ -41,7 +41,7 @@ def test_no_file_outgrows_its_noun(path):
     text = path.read_text()
 
     assert len(text.splitlines()) <= 350
-    names = re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE) + [path.stem]
+    names = [*re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE), path.stem]
     assert not [name for name in names for word in FORBIDDEN_WORDS if word in name]
 
 
@@ -87,7 +87,7 @@ def test_the_readme_tells_every_verb():
     assert {verb for verb in verbs if f"`{verb}" not in README} == set()
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + [ROOT / "experiments" / "README.md"])
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob("*.md")), ROOT / "experiments" / "README.md"])
 def test_no_link_between_documents_is_broken(path):
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text())
 
