@@ -8,7 +8,6 @@ from html import escape
 from typing import Any
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 
 FEWEST_TRIALS = 2
@@ -25,7 +24,8 @@ def plots_page(study: optuna.Study) -> str | None:
 
     None while there are too few complete trials.
     """
-    from optuna import visualization  # plotly, only when a page is made
+    from optuna import visualization  # plotly and scikit-learn, only when a page is made
+    from optuna.importance import PedAnovaImportanceEvaluator
 
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]

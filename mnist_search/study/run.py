@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from experiments import Experiment
-from mnist_search.errors import UnusableConfiguration
+from mnist_search.errors import MnistSearchError, NotFound, UnusableConfiguration
 from mnist_search.facts import StudyFacts
 from mnist_search.study.events import Message
 from mnist_search.study.ledger import Ledger
@@ -83,12 +83,12 @@ def run_study(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int],
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _refuse_early(plan)
-    device, most_jobs = _device(plan.device)
-    data_dir = _training_data(plan.data_dir)
+    full = _is_full(plan)
+    device, most_jobs = ("cpu", 0) if full else _device(plan.device)
+    data_dir = plan.data_dir if full else _training_data(plan.data_dir)
     ledger = _open(plan)
     facts = ledger.facts()
-    left = facts.trials_target - len(facts.done)
-    jobs = max(0, min(plan.jobs or most_jobs, left))
+    jobs = max(0, min(plan.jobs or most_jobs, facts.trials_target - len(facts.done)))
     screen = make_screen(ledger.facts, jobs)
     with ledger.lock("mirror"):  # or two machines would make two parent runs
         mlflow = _prepare_mlflow(plan, facts, screen)
@@ -96,26 +96,40 @@ def run_study(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int],
     mirror = Mirror(ledger, tracker, cache(lambda: _validation_images(ledger.experiment, data_dir)))
     mirror.reconcile()
     stop = None
-    try:
-        if jobs:
-            job = Job(
-                storage=plan.storage, study=plan.study, data_dir=data_dir, device=device,
-                precision=plan.precision, mlflow=mlflow, keep_models=plan.keep_models,
-                limits=plan.limits,
-            )  # fmt: skip
-            stop = supervise(job, jobs, screen)
-    finally:
-        ledger.put_back_dead()
-        facts = mirror.reconcile(status="KILLED" if stop and stop.signal else "FINISHED")
-        page = plots_page(ledger.study) if jobs else None
+    if jobs:
+        job = Job(
+            storage=plan.storage, study=plan.study, data_dir=data_dir or Path(), device=device,
+            precision=plan.precision, mlflow=mlflow, keep_models=plan.keep_models, limits=plan.limits,
+        )  # fmt: skip
+        stop = _supervise(job, jobs, screen, ledger, tracker)
+        page = plots_page(ledger.study)
         if page:
             tracker.log_study_page(page, "plots.html")
-    return Result(facts, stop)
+    return Result(mirror.reconcile(status="KILLED" if stop and stop.signal else "FINISHED"), stop)
+
+
+def _supervise(job: Job, jobs: int, screen: Screen, ledger: Ledger, tracker: Tracker) -> Stop | None:
+    try:
+        return supervise(job, jobs, screen)
+    except MnistSearchError:
+        tracker.update_study(ledger.facts(), status="FAILED")
+        raise
+    finally:
+        ledger.put_back_dead()
+
+
+def _is_full(plan: Plan) -> bool:
+    """Whether nothing is left to train, so that neither device nor data are needed."""
+    try:
+        facts = Ledger.open(Store.open(plan.storage), plan.study).facts()
+    except NotFound:
+        return False
+    return len(facts.done) >= max(plan.target or 0, facts.trials_target) + plan.more
 
 
 def _refuse_early(plan: Plan) -> None:
     if plan.experiment is None:
-        Ledger.open(Store.open(plan.storage), plan.study)
+        Ledger.open(Store.open(plan.storage), plan.study)  # or there is nothing to resume
     else:
         check_sampler(plan.experiment.sampler)
         check_pruner(plan.experiment.pruner)
@@ -170,9 +184,9 @@ def _tracker(mlflow: MlflowPlace | None, study: str, screen: Screen) -> Tracker:
     return MlflowTracker(mlflow, study, lambda text: screen.show(Message(text)))
 
 
-def _validation_images(experiment: Experiment, data_dir: Path) -> Digits:
+def _validation_images(experiment: Experiment, data_dir: Path | None) -> Digits:
     from mnist_search.training.device import CPU  # torch
     from mnist_search.training.digits import load_split
 
     split = (experiment.train_images, experiment.val_images, experiment.split_seed)
-    return load_split(data_dir, *split, CPU).val
+    return load_split(_training_data(data_dir), *split, CPU).val

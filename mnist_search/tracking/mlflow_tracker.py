@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import mlflow
-import mlflow.pytorch
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -26,7 +25,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.facts import EpochFacts, State, StudyFacts
 from mnist_search.tracking import Ending, KnownRun, ModelCard, TrialCard, TrialRun
-from mnist_search.tracking.figures import confusion, learning_curve
 from mnist_search.tracking.place import MlflowPlace
 from mnist_search.tracking.summary import leaderboard_csv, study_note
 from mnist_search.version import __version__
@@ -112,6 +110,8 @@ class MlflowRun:
             tags["reason"] = ending.reason
         self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         if ending.curve:
+            from mnist_search.tracking.figures import learning_curve  # matplotlib
+
             figure = learning_curve(ending.curve, f"{ending.state.lower()}: {len(ending.curve)} epochs")
             self._client.log_figure(run_id, figure, "learning_curve.png")
         self._client.set_terminated(run_id, STATUS[ending.state], ending.completed_ms)
@@ -222,6 +222,8 @@ class MlflowTracker:
             self._client.delete_run(run_id)
 
     def _log_model(self, run_id: str, model: ModelCard) -> str:
+        import mlflow.pytorch as flavor  # torch, which a supervisor may never need
+
         created = self._client.create_logged_model(
             self._place.experiment_id,
             name=f"{self._study}-trial-{self._client.get_run(run_id).data.tags['trial']}",
@@ -231,7 +233,7 @@ class MlflowTracker:
         )
         Model.log(
             None,
-            mlflow.pytorch,
+            flavor,
             model_id=created.model_id,
             run_id=run_id,
             step=model.step,
@@ -241,6 +243,8 @@ class MlflowTracker:
             serialization_format="pt2",
             validate_serving_input=False,
         )
+        from mnist_search.tracking.figures import confusion  # matplotlib
+
         self._client.log_figure(
             run_id, confusion(model.confusion, "validation images"), "confusion_matrix.png"
         )
