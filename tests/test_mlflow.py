@@ -56,7 +56,8 @@ def warnings_heard():
 
 @pytest.fixture
 def make_tracker(facts, warnings_heard):
-    from mnist_search.tracking.mlflow_tracker import MlflowTracker, prepare
+    from mnist_search.tracking.mlflow_tracker import MlflowTracker
+    from mnist_search.tracking.prepare import prepare
 
     def make(uri):
         place = prepare(place_of(uri, "experiment"), facts, warnings_heard.append)
@@ -254,7 +255,7 @@ def test_a_server_that_goes_away_stops_no_trial_and_gets_all_when_it_is_back(
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("mnist_search.tracking.mlflow_tracker.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("mnist_search.tracking.reach.QUIET_SECONDS", 0.0)
     port = free_port()
     with mlflow_server(tmp_path, port):
         tracker, place = make_tracker(f"http://127.0.0.1:{port}")
@@ -277,7 +278,7 @@ def test_a_server_that_goes_away_stops_no_trial_and_gets_all_when_it_is_back(
 
 
 def test_a_server_that_is_not_there_is_no_place_for_runs(facts, warnings_heard, monkeypatch):
-    from mnist_search.tracking.mlflow_tracker import prepare
+    from mnist_search.tracking.prepare import prepare
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     place = place_of(f"http://127.0.0.1:{free_port()}", "experiment")

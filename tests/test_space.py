@@ -14,6 +14,7 @@ from search_space import ParameterBudget, SearchSpace
 from search_space.training import SGD, Adam, Augmentation, TrainingConfig
 
 SPACE = SearchSpace()
+BUDGET = ParameterBudget(SPACE, 8000)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -116,9 +117,9 @@ def test_anything_can_be_filled_down_to_the_smallest_network(space, seed):
 @settings(max_examples=300, deadline=None)
 @given(seeds)
 def test_no_drawn_network_is_smaller_or_larger_than_the_extremes(seed):
-    budget = ParameterBudget(SPACE, 8000)
+    drawn = BUDGET.count(SPACE.draw(np.random.RandomState(seed)))
 
-    assert budget.smallest <= budget.count(SPACE.draw(np.random.RandomState(seed))) <= budget.largest
+    assert BUDGET.smallest <= drawn <= BUDGET.largest
 
 
 def test_filling_an_impossible_budget_says_so():

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from mnist_search.facts import StudyFacts, TrialFacts
 from mnist_search.study.ledger import Ledger
 from mnist_search.study.samplers import trial_seed
-from mnist_search.tracking import Ending, KnownRun, Tracker
+from mnist_search.tracking import STATUS, Ending, KnownRun, Tracker
 
 if TYPE_CHECKING:
     from mnist_search.training.digits import Digits
-
-STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 
 
 class Mirror:

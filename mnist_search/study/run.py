@@ -171,7 +171,7 @@ def _open(plan: Plan) -> Ledger:
 def _prepare_mlflow(plan: Plan, facts: StudyFacts, screen: Screen) -> MlflowPlace | None:
     if plan.mlflow is None:
         return None
-    from mnist_search.tracking.mlflow_tracker import prepare  # a second to import
+    from mnist_search.tracking.prepare import prepare  # a second to import
 
     return prepare(plan.mlflow, facts, lambda text: screen.show(Message(text)))
 

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 ParamValue: TypeAlias = str | int | float
 
+STATUS: Mapping[State, str] = {
+    "COMPLETE": "FINISHED",
+    "PRUNED": "KILLED",
+    "FAIL": "FAILED",
+    "RUNNING": "RUNNING",
+    "WAITING": "SCHEDULED",
+}
+"""MLflow's word for each state of a trial; it has none for pruned."""
+
 MODEL_EXAMPLES = 2
 """Images in a logged model's example: torch.export would fix a batch of one for ever."""
 

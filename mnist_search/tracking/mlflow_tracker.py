@@ -7,13 +7,9 @@ one finished. Nothing here fails a trial: while MLflow cannot be reached, calls 
 from __future__ import annotations
 
 import getpass
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
 
 import mlflow
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
@@ -21,60 +17,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
-from mnist_search.facts import EpochFacts, State, StudyFacts
-from mnist_search.tracking import Ending, KnownRun, ModelCard, TrialCard, TrialRun
+from mnist_search.facts import EpochFacts, StudyFacts
+from mnist_search.tracking import STATUS, Ending, KnownRun, ModelCard, TrialCard, TrialRun
 from mnist_search.tracking.place import MlflowPlace
+from mnist_search.tracking.prepare import ROLE_TAG
+from mnist_search.tracking.reach import Reach, quieten
 from mnist_search.tracking.summary import leaderboard_csv, study_note
 from mnist_search.version import __version__
-
-T = TypeVar("T")
-
-STATUS: dict[State, str] = {
-    "COMPLETE": "FINISHED",
-    "PRUNED": "KILLED",
-    "FAIL": "FAILED",
-    "RUNNING": "RUNNING",
-    "WAITING": "SCHEDULED",
-}
-"""MLflow's word for each state of a trial; it has none for pruned."""
-
-QUIET_SECONDS = 30.0
-"""How long MLflow is left alone after it could not be reached."""
-
-STUDY_TAG, ROLE_TAG = "study.uid", "role"
-
-
-class _Reach:
-    """Calls MLflow, and leaves it alone for a while when it cannot be reached."""
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn = warn
-        self._quiet_until = 0.0
-        self._warned = False
-
-    def __call__(self, what: str, call: Callable[[], T]) -> T | None:
-        if time.monotonic() < self._quiet_until:
-            return None
-        try:
-            return call()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            self._quiet_until = time.monotonic() + QUIET_SECONDS
-            if not self._warned:
-                reason = str(error).strip().splitlines()[0][:200]
-                self._warn(
-                    f"MLflow did not take {what} ({reason}); training goes on and the runs are "
-                    "written from the store when the study is next run or resumed"
-                )
-            self._warned = True
-            return None
 
 
 class MlflowRun:
     """The MLflow run of one trial."""
 
-    def __init__(self, client: MlflowClient, reach: _Reach, run_id: str | None) -> None:
+    def __init__(self, client: MlflowClient, reach: Reach, run_id: str | None) -> None:
         self._client = client
         self._reach = reach
         self.run_id = run_id
@@ -127,12 +83,12 @@ class MlflowTracker:
     """
 
     def __init__(self, place: MlflowPlace, study: str, warn: Callable[[str], None]) -> None:
-        _quieten()
+        quieten()
         mlflow.set_tracking_uri(place.tracking_uri)
         self._client = MlflowClient(place.tracking_uri)
         self._place = place
         self._study = study
-        self._reach = _Reach(warn)
+        self._reach = Reach(warn)
 
     def start_trial(self, card: TrialCard) -> TrialRun:
         """Open a child run with its parameters, tags and layer table."""
@@ -278,64 +234,6 @@ class MlflowTracker:
             self._client.set_terminated(parent, status)
 
 
-def prepare(place: MlflowPlace, facts: StudyFacts, warn: Callable[[str], None]) -> MlflowPlace | None:
-    """Find or make the experiment and the study's parent run; None while MLflow is out of reach.
-
-    Call it in one process before any worker starts: MLflow's first connection makes its schema,
-    and two that make it at once break it.
-    """
-    _quieten()
-    mlflow.set_tracking_uri(place.tracking_uri)
-    return _Reach(warn)("the study", lambda: _prepare(place, facts))
-
-
-def _prepare(place: MlflowPlace, facts: StudyFacts) -> MlflowPlace:
-    client = MlflowClient(place.tracking_uri)
-    experiment_id = _experiment(client, place)
-    query = f"tags.`{STUDY_TAG}` = '{facts.uid}' AND tags.`{ROLE_TAG}` = 'study'"
-    found = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
-    parent = found[0].info.run_id if found else _parent(client, experiment_id, facts)
-    return replace(place, experiment_id=experiment_id, parent_run_id=parent)
-
-
-def _experiment(client: MlflowClient, place: MlflowPlace) -> str:
-    found = client.get_experiment_by_name(place.experiment_name)
-    if found is None:
-        root = Path(place.artifact_root).as_uri() if place.artifact_root else None
-        return str(client.create_experiment(place.experiment_name, artifact_location=root))
-    if found.lifecycle_stage == LifecycleStage.DELETED:
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _parent(client: MlflowClient, experiment_id: str, facts: StudyFacts) -> str:
-    tags: dict[str, Any] = {
-        STUDY_TAG: facts.uid,
-        ROLE_TAG: "study",
-        "study": facts.name,
-        "mlflow.user": getpass.getuser(),
-        "mlflow.source.name": "mnist-search",
-        "version": __version__,
-    }
-    run = client.create_run(experiment_id, tags=tags, run_name=facts.name)
-    experiment = facts.experiment
-    params = {
-        "budget": experiment.budget,
-        "fill": experiment.fill,
-        "sampler": experiment.sampler,
-        "pruner": experiment.pruner,
-        "seed": experiment.seed,
-        "epochs": experiment.space.epochs,
-        "depth": experiment.space.depth,
-        "width": experiment.space.width,
-        "train_images": experiment.train_images,
-        "val_images": experiment.val_images,
-    }
-    client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
-    run_id: str = run.info.run_id
-    return run_id
-
-
 def _metrics(epoch: EpochFacts) -> list[Metric]:
     """An epoch as metrics; writing the same point twice is one point to MLflow."""
     step, timestamp = int(epoch["epoch"]), int(epoch["timestamp"])
@@ -345,9 +243,3 @@ def _metrics(epoch: EpochFacts) -> list[Metric]:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def _quieten() -> None:
-    """MLflow and alembic announce every step of a first start."""
-    for name in ("mlflow", "alembic", "torch.export", "torch.onnx"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,78 @@
+"""The MLflow experiment and the study's parent run, found or made before any worker starts."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import LifecycleStage, Param
+from mlflow.tracking import MlflowClient
+
+from mnist_search.facts import StudyFacts
+from mnist_search.tracking.place import MlflowPlace
+from mnist_search.tracking.reach import Reach, quieten
+from mnist_search.version import __version__
+
+STUDY_TAG, ROLE_TAG = "study.uid", "role"
+
+
+def prepare(place: MlflowPlace, facts: StudyFacts, warn: Callable[[str], None]) -> MlflowPlace | None:
+    """Find or make the experiment and the study's parent run; None while MLflow is out of reach.
+
+    Call it in one process before any worker starts: MLflow's first connection makes its schema,
+    and two that make it at once break it.
+    """
+    quieten()
+    mlflow.set_tracking_uri(place.tracking_uri)
+    return Reach(warn)("the study", lambda: _prepare(place, facts))
+
+
+def _prepare(place: MlflowPlace, facts: StudyFacts) -> MlflowPlace:
+    client = MlflowClient(place.tracking_uri)
+    experiment_id = _experiment(client, place)
+    query = f"tags.`{STUDY_TAG}` = '{facts.uid}' AND tags.`{ROLE_TAG}` = 'study'"
+    found = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
+    parent = found[0].info.run_id if found else _parent(client, experiment_id, facts)
+    return replace(place, experiment_id=experiment_id, parent_run_id=parent)
+
+
+def _experiment(client: MlflowClient, place: MlflowPlace) -> str:
+    found = client.get_experiment_by_name(place.experiment_name)
+    if found is None:
+        root = Path(place.artifact_root).as_uri() if place.artifact_root else None
+        return str(client.create_experiment(place.experiment_name, artifact_location=root))
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _parent(client: MlflowClient, experiment_id: str, facts: StudyFacts) -> str:
+    tags: dict[str, Any] = {
+        STUDY_TAG: facts.uid,
+        ROLE_TAG: "study",
+        "study": facts.name,
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": "mnist-search",
+        "version": __version__,
+    }
+    run = client.create_run(experiment_id, tags=tags, run_name=facts.name)
+    experiment = facts.experiment
+    params = {
+        "budget": experiment.budget,
+        "fill": experiment.fill,
+        "sampler": experiment.sampler,
+        "pruner": experiment.pruner,
+        "seed": experiment.seed,
+        "epochs": experiment.space.epochs,
+        "depth": experiment.space.depth,
+        "width": experiment.space.width,
+        "train_images": experiment.train_images,
+        "val_images": experiment.val_images,
+    }
+    client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+    run_id: str = run.info.run_id
+    return run_id
