@@ -136,11 +136,12 @@ def test_a_worker_that_lost_its_lease_cannot_settle_or_put_back(ledger, store):
 
     assert not ledger.beat(zombie)
     with pytest.raises(LostLease):
-        settle(ledger, zombie)
+        ledger.settle(zombie, TrialState.PRUNED, left={"reason": "of a zombie"})
     with pytest.raises(LostLease):
         ledger.put_back(zombie)
     settle(ledger, heir)
-    assert ledger.facts().done[0].val_accuracy == 0.9
+    (done,) = ledger.facts().done
+    assert (done.state, done.val_accuracy, done.reason) == ("COMPLETE", 0.9, None)
 
 
 def test_the_store_keeps_the_weights_of_the_best_and_no_others(ledger):

@@ -238,6 +238,45 @@ def test_a_worker_that_is_killed_is_replaced(begin, tmp_path):
     assert sum(t.deaths for t in assert_sound(tmp_path, trials=2).trials) == 1
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_leave_is_replaced_and_costs_its_trial_nothing(begin, tmp_path):
+    import psutil
+
+    process = begin(*SMALL, "--trials", "2", "--jobs", "1", "--no-mlflow", "--epochs", "6")
+    wait_for(tmp_path, lambda facts: facts.trials and facts.trials[0].num_params)
+    children = psutil.Process(process.pid).children(recursive=True)
+    (worker,) = (c for c in children if "spawn_main" in " ".join(c.cmdline()))
+
+    worker.terminate()
+    _, err = process.communicate(timeout=90)
+
+    assert process.returncode == 0, err
+    facts = ledger_of(tmp_path).facts()
+    assert [t.state for t in facts.trials] == ["COMPLETE"] * 2
+    assert sum(t.deaths for t in facts.trials) == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_loses_nothing(command, tmp_path):
+    import resource
+
+    assert command(*SMALL, "--trials", "1", "--no-mlflow", "--jobs", "1").code == 0
+    size = (tmp_path / "mnist-search.db").stat().st_size
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {resource.RLIM_INFINITY}))"
+    begin = f"{limit}; from mnist_search.cli.app import main; main()"
+
+    full = subprocess.run(
+        [sys.executable, "-c", begin, *SMALL, "--trials", "9", "--no-mlflow", "--jobs", "1"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+    assert full.returncode == 74, full.stderr
+    assert "make room" in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr
+    assert command(*SMALL, "--trials", "9", "--no-mlflow").code == 0
+    assert [t.number for t in ledger_of(tmp_path).facts().done] == list(range(9))
+
+
 def test_workers_whose_supervisor_is_killed_stop(begin, tmp_path):
     import psutil
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import sqlalchemy as sa
@@ -168,6 +170,7 @@ class Ledger:
         state: TrialState,
         value: float | None = None,
         *,
+        left: Mapping[str, Any] | None = None,
         trained: bytes | None = None,
         keep: int = 0,
     ) -> None:
@@ -177,6 +180,7 @@ class Ledger:
             claim: the trial.
             state: COMPLETE, PRUNED or FAIL.
             value: the score of a complete trial.
+            left: what the trial leaves behind: curve, reason, traceback.
             trained: its weights as safetensors.
             keep: how many trials' weights the store holds.
 
@@ -185,6 +189,8 @@ class Ledger:
         """
         with self._store.lock("claim"):
             self._hold(claim)
+            for name, attribute in (left or {}).items():
+                claim.trial.set_user_attr(name, attribute)
             if trained is not None:
                 self._write_weights(claim.trial_id, trained)
             self.study.tell(claim.trial, value, state)

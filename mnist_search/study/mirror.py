@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mnist_search.errors import TryAgain
 from mnist_search.facts import StudyFacts, TrialFacts
 from mnist_search.study.ledger import Ledger
 from mnist_search.study.samplers import trial_seed
@@ -28,7 +30,7 @@ class Mirror:
 
     def reconcile(self, *, status: str = "RUNNING") -> StudyFacts:
         """Mend every disagreement on runs, models and summary; the study as it stands."""
-        with self._ledger.lock("mirror"):
+        with suppress(TryAgain), self._ledger.lock("mirror"):  # else another process is at it
             self._mend_runs()
         self.models()
         facts = self._ledger.facts()
@@ -64,7 +66,7 @@ class Mirror:
 
     def models(self) -> None:
         """Publish the networks that the store keeps, and no others."""
-        with self._ledger.lock("mirror"):
+        with suppress(TryAgain), self._ledger.lock("mirror"):  # else another process is at it
             facts, kept = self._ledger.facts(), self._ledger.kept_weights()
             for trial in facts.trials:
                 if trial.model_id and trial.trial_id not in kept:

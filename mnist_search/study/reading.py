@@ -76,7 +76,7 @@ def study_facts(store: Store, study: optuna.Study) -> StudyFacts:
 def trial_facts(trial: FrozenTrial, held: Any = None) -> TrialFacts:
     """One trial, with the row that tells what the tracker holds of it."""
     attrs = trial.user_attrs
-    curve = attrs.get("curve", [])
+    curve = attrs.get("curve") or []
     return TrialFacts(
         number=trial.number,
         trial_id=trial._trial_id,  # noqa: SLF001
@@ -100,5 +100,5 @@ def trial_facts(trial: FrozenTrial, held: Any = None) -> TrialFacts:
 
 def is_over_budget(trial: FrozenTrial) -> bool:
     """Whether the budget kept a trial from training, so that it takes no place."""
-    reason = str(trial.user_attrs.get("reason", ""))
+    reason = str(trial.user_attrs.get("reason"))
     return trial.state == TrialState.PRUNED and reason.startswith(OVER_BUDGET)

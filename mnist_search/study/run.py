@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from experiments import Experiment
-from mnist_search.errors import MnistSearchError, NotFound, UnusableConfiguration
+from mnist_search.errors import DiskError, MnistSearchError, NotFound, UnusableConfiguration
 from mnist_search.facts import StudyFacts
 from mnist_search.study.events import Message
 from mnist_search.study.ledger import Ledger
@@ -81,6 +83,14 @@ def run_study(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int],
     Raises:
         MnistSearchError: nothing could be run; what was there is as it was.
     """
+    try:
+        return _run(plan, make_screen)
+    except (OSError, SQLAlchemyError, StorageInternalError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DiskError(f"cannot write ({reason}); make room, then run the same command again") from error
+
+
+def _run(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int], Screen]) -> Result:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _refuse_early(plan)
     full = _is_full(plan)

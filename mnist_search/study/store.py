@@ -19,7 +19,7 @@ import optuna
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from mnist_search.errors import DiskError, NotFound, TryAgain, UnusableConfiguration
 from mnist_search.sqlite_files import BUSY_SECONDS, query, tables_of
@@ -117,6 +117,10 @@ class Store:
                 storage = _postgres_storage(url, create=create)
             if write:
                 metadata.create_all(storage.engine)
+        except ImportError as error:
+            raise UnusableConfiguration(
+                f"no driver for {masked(url)}; install it with pip install 'mnist-search[postgres]'"
+            ) from error
         except (SQLAlchemyError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UnusableConfiguration(f"cannot use the store {masked(url)}: {reason}") from error
@@ -144,10 +148,7 @@ class Store:
             lock_file.touch()  # FileLock would try for ever where it may not write
             guard.acquire()
         except Timeout:
-            raise TryAgain(
-                f"another process has held {guard.lock_file} for {BUSY_SECONDS} s; "
-                "find out what it waits for, then run the same command again"
-            ) from None
+            raise TryAgain(_held(topic)) from None
         except OSError as error:
             raise DiskError(f"cannot write beside the store: {error}; mend it and run again") from error
         try:
@@ -241,11 +242,22 @@ def _escaped(url: sa.URL) -> str:
     return _text(url).replace("{", "{{").replace("}", "}}")
 
 
+def _held(topic: str) -> str:
+    return (
+        f"another process has held the store's {topic} lock for {BUSY_SECONDS} s; "
+        "find out what it waits for, then run the same command again"
+    )
+
+
 @contextmanager
 def _postgres_lock(engine: sa.Engine, topic: str) -> Iterator[None]:
     key = zlib.crc32(f"mnist-search/{topic}".encode())
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
+        connection.exec_driver_sql(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+        try:
+            connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
+        except OperationalError as error:
+            raise TryAgain(_held(topic)) from error
         try:
             yield
         finally:

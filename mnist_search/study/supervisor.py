@@ -64,7 +64,10 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=worker.main, args=(self.job, theirs), daemon=True)
+        # A terminal's Ctrl-C reaches the workers too; they inherit that it is not for them.
+        ours_to_hear = signal.signal(signal.SIGINT, signal.SIG_IGN)
         process.start()
+        signal.signal(signal.SIGINT, ours_to_hear)
         theirs.close()
         self.processes[ours] = process
 

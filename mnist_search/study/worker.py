@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from mnist_search.errors import MnistSearchError
+from mnist_search.errors import DiskError, MnistSearchError
 from mnist_search.study.events import (
     Event,
     LimitReached,
@@ -74,6 +75,7 @@ class Line:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stopping = False
+        self.hung_up = False
 
     def tell(self, event: Event) -> None:
         """Send an event; a supervisor that is gone needs none."""
@@ -82,7 +84,7 @@ class Line:
 
     def hang_up(self, *_: Any) -> None:
         """Stop as if the supervisor had said so; also a signal handler."""
-        self._stopping = True
+        self._stopping = self.hung_up = True
 
     @property
     def must_stop(self) -> bool:
@@ -101,20 +103,21 @@ def main(job: Job, connection: Connection) -> None:
 
     use_one_thread()
     line = Line(connection)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears it and says stop
-    signal.signal(signal.SIGTERM, line.hang_up)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, line.hang_up)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         Worker(job, line).work()
     except MnistSearchError as error:
         line.tell(WorkerFailed(error.exit_code, str(error), traceback.format_exc()))
-    except OSError as error:
-        text = f"{error}; make room or mend it, then run the same command again"
-        line.tell(WorkerFailed(74, text, traceback.format_exc()))
+    except (OSError, SQLAlchemyError, StorageInternalError) as error:
+        text = f"cannot write ({error}); make room or mend it, then run the same command again"
+        line.tell(WorkerFailed(DiskError.exit_code, text, traceback.format_exc()))
     except Exception as error:  # noqa: BLE001 - a bug outside any trial: the supervisor shows it
         line.tell(WorkerFailed(1, f"{type(error).__name__}: {error}", traceback.format_exc()))
     else:
-        line.tell(WorkerDone())
+        if not line.hung_up:  # one that was told to leave alone is replaced
+            line.tell(WorkerDone())
 
 
 class Worker:
@@ -181,16 +184,16 @@ class Worker:
             self._stop_after_errors(outcome)
 
     def _settle(self, claim: Claim, outcome: Outcome) -> None:
-        trial = claim.trial
-        if outcome.curve:
-            trial.set_user_attr("curve", outcome.curve)
-        for name in ("reason", "traceback"):
-            if getattr(outcome, name):
-                trial.set_user_attr(name, getattr(outcome, name))
         self._ledger.settle(
-            claim, outcome.state, outcome.value, trained=outcome.trained, keep=self._job.keep_models
+            claim,
+            outcome.state,
+            outcome.value,
+            left={"curve": outcome.curve, "reason": outcome.reason, "traceback": outcome.traceback},
+            trained=outcome.trained,
+            keep=self._job.keep_models,
         )
-        self._line.tell(TrialEnded(trial.number, outcome.state.name, outcome.value, outcome.reason))
+        number, state = claim.trial.number, outcome.state.name
+        self._line.tell(TrialEnded(number, state, outcome.value, outcome.reason))
 
     def _put_back(self, claim: Claim) -> None:
         run_id = self._ledger.run_of(claim.trial_id)
