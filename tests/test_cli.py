@@ -136,6 +136,7 @@ def test_version_is_that_of_the_package(cli):
         (["run", "--budget", "8000", "--device", "cuda"], 78, "no cuda device on this machine"),
         (["run", "--budget", "8000", "--data-dir", "none"], 69, "none is not a folder"),
         (["run", "--budget", "8000", "--storage", "mongodb://x"], 78, "--storage"),
+        (["run", "--budget", "8000", "--storage", "shopping list"], 78, "--storage takes a database URL"),
         (["run", "--budget", "8000", "--tracking-uri", "file:./mlruns"], 78, "MLflow cannot keep runs"),
         (
             ["run", "--budget", "8000", "--storage", "sqlite:///a.db", "--tracking-uri", "sqlite:///a.db"],

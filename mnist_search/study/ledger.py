@@ -93,11 +93,16 @@ class Ledger:
                 study.set_user_attr(TARGET, target)
                 study.set_user_attr(EXPERIMENT, experiment.to_json())  # last: now it is ours
             ledger = cls(store, study)
-            ledger._refuse_another(experiment)
+            ledger.refuse_another(experiment)
             ledger.raise_target(target)
             return ledger
 
-    def _refuse_another(self, asked: Experiment) -> None:
+    def refuse_another(self, asked: Experiment) -> None:
+        """Refuse to continue under another definition.
+
+        Raises:
+            StudyConflict: with every difference.
+        """
         differences = self.experiment.differences(asked)
         if differences:
             listed = "; ".join(f"{d.name} is {d.stored} there, {d.asked} was asked" for d in differences)

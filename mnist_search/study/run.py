@@ -22,7 +22,7 @@ from mnist_search.study.mirror import Mirror
 from mnist_search.study.plots import plots_page
 from mnist_search.study.pruners import check_pruner
 from mnist_search.study.samplers import check_sampler
-from mnist_search.study.store import Store
+from mnist_search.study.store import Store, file_of
 from mnist_search.study.supervisor import Screen, Stop, supervise
 from mnist_search.study.worker import Job
 from mnist_search.tracking import NullTracker, Tracker
@@ -128,29 +128,35 @@ def _supervise(job: Job, jobs: int, screen: Screen, ledger: Ledger, tracker: Tra
         ledger.put_back_dead()
 
 
-def _is_full(plan: Plan) -> bool:
-    """Whether nothing is left to train, so that neither device nor data are needed."""
-    try:
-        facts = Ledger.open(Store.open(plan.storage), plan.study).facts()
-    except NotFound:
-        return False
-    return len(facts.done) >= max(plan.target or 0, facts.trials_target) + plan.more
-
-
 def _refuse_early(plan: Plan) -> None:
-    if plan.experiment is None:
-        Ledger.open(Store.open(plan.storage), plan.study)  # or there is nothing to resume
-    else:
+    """Refuse what can be known before anything is loaded or written."""
+    if plan.experiment is not None:
         check_sampler(plan.experiment.sampler)
         check_pruner(plan.experiment.pruner)
-    if (
-        plan.mlflow
-        and plan.mlflow.artifact_root
-        and local_file(plan.storage) == local_file(plan.mlflow.tracking_uri)
-    ):
+    store = file_of(plan.storage)
+    if plan.mlflow and plan.mlflow.artifact_root and store == local_file(plan.mlflow.tracking_uri):
         raise UnusableConfiguration(
             "Optuna and MLflow cannot share one database: name two with --storage and --tracking-uri"
         )
+
+
+def _is_full(plan: Plan) -> bool:
+    """Whether nothing is left to train, so that neither device nor data are needed.
+
+    Raises:
+        NotFound: there is nothing to resume.
+        StudyConflict: the study has another definition.
+    """
+    try:
+        ledger = Ledger.open(Store.open(plan.storage), plan.study)
+    except NotFound:
+        if plan.experiment is None:
+            raise
+        return False
+    if plan.experiment is not None:
+        ledger.refuse_another(plan.experiment)
+    facts = ledger.facts()
+    return len(facts.done) >= max(plan.target or 0, facts.trials_target) + plan.more
 
 
 def _device(name: str) -> tuple[str, int]:

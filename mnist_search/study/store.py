@@ -166,6 +166,16 @@ class Store:
         return masked(make_url(self.url))
 
 
+def file_of(url: str) -> Path | None:
+    """The SQLite file of a storage URL; None for another database.
+
+    Raises:
+        UnusableConfiguration: no URL of a store.
+    """
+    parsed = _parse(url)
+    return _path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
+
+
 def masked(url: sa.URL) -> str:
     """The URL without its password."""
     return url.render_as_string(hide_password=True)
