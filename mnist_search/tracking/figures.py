@@ -36,7 +36,7 @@ def confusion(matrix: np.ndarray, title: str) -> Figure:
     axes = figure.subplots()
     mistakes = matrix.copy()
     mistakes[range(10), range(10)] = 0
-    axes.imshow(mistakes, cmap="Reds")
+    axes.imshow(mistakes, cmap="Reds", vmax=1.6 * max(1, mistakes.max()))  # dark text stays readable
     for (true, answer), count in ((index, matrix[index]) for index in zip(*matrix.nonzero(), strict=True)):
         axes.text(answer, true, str(count), ha="center", va="center", fontsize=8)
     axes.set(xlabel="answer", ylabel="true digit", xticks=range(10), yticks=range(10), title=title)

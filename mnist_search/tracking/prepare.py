@@ -44,7 +44,8 @@ def _experiment(client: MlflowClient, place: MlflowPlace) -> str:
     found = client.get_experiment_by_name(place.experiment_name)
     if found is None:
         root = Path(place.artifact_root).as_uri() if place.artifact_root else None
-        return str(client.create_experiment(place.experiment_name, artifact_location=root))
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # runs first, not traces
+        return str(client.create_experiment(place.experiment_name, root, kind))
     if found.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
