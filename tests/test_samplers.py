@@ -204,8 +204,12 @@ def test_every_pruner_guards_the_budget(name):
     pruner = pruner_for(replace(EXPERIMENT, pruner=name))
     study = optuna.create_study(direction="maximize", pruner=pruner)
 
-    assert pruner.prune(study, frozen(width=30))
-    assert not pruner.prune(study, frozen(width=4, steps={1: 0.9}))
+    study.add_trial(frozen(width=30))
+    study.add_trial(frozen(width=4, steps={1: 0.9}))
+    over, within = study.trials
+
+    assert pruner.prune(study, over)
+    assert not pruner.prune(study, within)
 
 
 def test_the_median_pruner_spares_every_trial_for_a_third_of_its_epochs():
