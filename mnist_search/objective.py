@@ -31,7 +31,7 @@ class OutOfTime(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Setup:
     """What every trial of a worker is run with.
 
     Attributes:
@@ -74,35 +74,35 @@ class Outcome:
         return Ending(state=STATES[self.state.name], reason=self.reason, curve=self.curve)
 
 
-def objective(trial: Trial, bench: Bench) -> Outcome:
+def objective(trial: Trial, setup: Setup) -> Outcome:
     """Decode, count, build, train, report; prune or complete."""
-    config = bench.experiment.space.suggest(trial)
+    config = setup.experiment.space.suggest(trial)
     num_params = config.architecture.num_params()
     trial.set_user_attr("num_params", num_params)
     if trial.should_prune():  # before any tensor exists, only the budget can say so
-        limit = bench.experiment.budget
+        limit = setup.experiment.budget
         return Outcome(TrialState.PRUNED, f"{OVER_BUDGET}: {num_params:,} parameters, {limit:,} allowed")
 
-    trial.set_user_attr("device", f"{describe_device(bench.device)}, {bench.precision}")
-    seed = bench.seed_of(trial.number)
+    trial.set_user_attr("device", f"{describe_device(setup.device)}, {setup.precision}")
+    seed = setup.seed_of(trial.number)
     network = build(config.architecture, seed)
-    run = bench.tracker.start_trial(trial_card(bench.experiment, trial.number, trial.params, seed, network))
-    bench.on_begin(trial.number, num_params, run.run_id)
+    run = setup.tracker.start_trial(trial_card(setup.experiment, trial.number, trial.params, seed, network))
+    setup.on_begin(trial.number, num_params, run.run_id)
     outcome = Outcome(TrialState.COMPLETE, run=run)
-    network.to(bench.device).to(memory_format=torch.channels_last)
+    network.to(setup.device).to(memory_format=torch.channels_last)
     epochs = fit(
-        network, bench.data.train, bench.data.val, config.training,
-        seed=seed, precision=bench.precision, checkpoint=bench.checkpoint,
+        network, setup.data.train, setup.data.val, config.training,
+        seed=seed, precision=setup.precision, checkpoint=setup.checkpoint,
     )  # fmt: skip
     try:
         for record in epochs:
             outcome.curve.append(asdict(record) | {"timestamp": int(1000 * time.time())})
             run.log_epoch(outcome.curve[-1])
-            bench.on_epoch(trial.number, record)
+            setup.on_epoch(trial.number, record)
             trial.report(outcome.curve[-1]["val_accuracy"], record.epoch)
             if record.epoch < config.training.epochs and trial.should_prune():
                 outcome.state = TrialState.PRUNED
-                outcome.reason = f"{bench.experiment.pruner} pruner after epoch {record.epoch}"
+                outcome.reason = f"{setup.experiment.pruner} pruner after epoch {record.epoch}"
                 return outcome
         outcome.trained = save({k: v.cpu().contiguous() for k, v in network.state_dict().items()})
     except OutOfTime as limit_reached:

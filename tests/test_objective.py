@@ -10,7 +10,7 @@ from fakes import RecordingTracker
 from optuna.trial import TrialState
 
 from experiments import Experiment
-from mnist_search.objective import Bench, Interrupted, OutOfTime, objective
+from mnist_search.objective import Interrupted, OutOfTime, Setup, objective
 from mnist_search.study.pruners import pruner_for
 from mnist_search.study.samplers import sampler_for_trial
 from mnist_search.training.device import CPU
@@ -24,8 +24,8 @@ def tracker():
 
 
 @pytest.fixture
-def bench(experiment, small_split, tracker):
-    return Bench(
+def setup(experiment, small_split, tracker):
+    return Setup(
         experiment=experiment,
         data=small_split,
         device=CPU,
@@ -45,10 +45,10 @@ def ask(experiment, **genes):
     return study.ask()
 
 
-def test_a_trial_that_trains_to_its_end_is_complete_with_its_last_accuracy(bench, tracker):
-    trial = ask(bench.experiment)
+def test_a_trial_that_trains_to_its_end_is_complete_with_its_last_accuracy(setup, tracker):
+    trial = ask(setup.experiment)
 
-    outcome = objective(trial, bench)
+    outcome = objective(trial, setup)
 
     assert outcome.state == TrialState.COMPLETE
     assert [record["epoch"] for record in outcome.curve] == [1, 2]
@@ -58,26 +58,26 @@ def test_a_trial_that_trains_to_its_end_is_complete_with_its_last_accuracy(bench
     assert run.epochs == outcome.curve
 
 
-def test_the_weights_that_a_trial_leaves_reproduce_its_score(bench):
+def test_the_weights_that_a_trial_leaves_reproduce_its_score(setup):
     from safetensors.torch import load
 
     from mnist_search.training.fit import evaluate
 
-    trial = ask(bench.experiment)
-    outcome = objective(trial, bench)
+    trial = ask(setup.experiment)
+    outcome = objective(trial, setup)
 
-    network = build(bench.experiment.space.architecture(trial.params), seed=99)
+    network = build(setup.experiment.space.architecture(trial.params), seed=99)
     network.load_state_dict(load(outcome.trained))
 
-    assert evaluate(network, bench.data.val).accuracy == outcome.value
+    assert evaluate(network, setup.data.val).accuracy == outcome.value
     assert count(network) == trial.user_attrs["num_params"]
 
 
-def test_a_trial_over_the_budget_is_pruned_before_any_tensor_or_run_exists(bench, tracker, monkeypatch):
+def test_a_trial_over_the_budget_is_pruned_before_any_tensor_or_run_exists(setup, tracker, monkeypatch):
     monkeypatch.setattr("mnist_search.objective.build", lambda *_: pytest.fail("it was built"))
-    widths = dict.fromkeys(bench.experiment.space.width_genes, 13)
+    widths = dict.fromkeys(setup.experiment.space.width_genes, 13)
 
-    outcome = objective(ask(bench.experiment, depth=7, **widths), bench)
+    outcome = objective(ask(setup.experiment, depth=7, **widths), setup)
 
     assert outcome.state == TrialState.PRUNED
     assert outcome.reason.startswith("over budget: ")
@@ -85,10 +85,10 @@ def test_a_trial_over_the_budget_is_pruned_before_any_tensor_or_run_exists(bench
     assert tracker.runs == {}
 
 
-def test_a_trial_that_diverges_fails_with_the_reason(bench):
-    space = bench.experiment.space
+def test_a_trial_that_diverges_fails_with_the_reason(setup):
+    space = setup.experiment.space
     genes = {"optimizer": "sgd", "sgd_lr": 0.4, "batch_size": 32}
-    trial = ask(bench.experiment, **genes)
+    trial = ask(setup.experiment, **genes)
 
     class Wild(type(space)):
         def training(self, genes):
@@ -96,7 +96,7 @@ def test_a_trial_that_diverges_fails_with_the_reason(bench):
                 super().training(genes), optimizer=replace(super().training(genes).optimizer, lr=1e9)
             )
 
-    wild = replace(bench, experiment=replace(bench.experiment, space=Wild(width=space.width, epochs=2)))
+    wild = replace(setup, experiment=replace(setup.experiment, space=Wild(width=space.width, epochs=2)))
     outcome = objective(trial, wild)
 
     assert outcome.state == TrialState.FAIL
@@ -105,11 +105,11 @@ def test_a_trial_that_diverges_fails_with_the_reason(bench):
     assert outcome.trained is None
 
 
-def test_a_trial_that_raises_fails_with_its_traceback(bench):
+def test_a_trial_that_raises_fails_with_its_traceback(setup):
     def broken(*_):
         raise ZeroDivisionError("a bug")
 
-    outcome = objective(ask(bench.experiment), replace(bench, on_epoch=broken))
+    outcome = objective(ask(setup.experiment), replace(setup, on_epoch=broken))
 
     assert outcome.state == TrialState.FAIL
     assert outcome.reason == "error: ZeroDivisionError: a bug"
@@ -117,15 +117,15 @@ def test_a_trial_that_raises_fails_with_its_traceback(bench):
 
 
 @pytest.mark.parametrize("kind", [Interrupted, OSError])
-def test_what_is_not_the_trials_fault_is_raised(bench, kind):
+def test_what_is_not_the_trials_fault_is_raised(setup, kind):
     def stop():
         raise kind("no space left")
 
     with pytest.raises(kind):
-        objective(ask(bench.experiment), replace(bench, checkpoint=stop))
+        objective(ask(setup.experiment), replace(setup, checkpoint=stop))
 
 
-def test_a_trial_that_takes_too_long_is_pruned_with_what_it_reached(bench):
+def test_a_trial_that_takes_too_long_is_pruned_with_what_it_reached(setup):
     epochs = []
 
     def checkpoint():
@@ -133,15 +133,15 @@ def test_a_trial_that_takes_too_long_is_pruned_with_what_it_reached(bench):
             raise OutOfTime("trial timeout of 1 s")
 
     outcome = objective(
-        ask(bench.experiment),
-        replace(bench, checkpoint=checkpoint, on_epoch=lambda _, record: epochs.append(record)),
+        ask(setup.experiment),
+        replace(setup, checkpoint=checkpoint, on_epoch=lambda _, record: epochs.append(record)),
     )
 
     assert (outcome.state, outcome.reason) == (TrialState.PRUNED, "trial timeout of 1 s")
     assert len(outcome.curve) == 1
 
 
-def test_a_slow_trial_is_pruned_by_score_but_never_after_its_last_epoch(bench):
+def test_a_slow_trial_is_pruned_by_score_but_never_after_its_last_epoch(setup):
     experiment = Experiment(
         budget=1500, space=SearchSpace.for_budget(1500, epochs=3), train_images=1000, val_images=500
     )
@@ -153,9 +153,9 @@ def test_a_slow_trial_is_pruned_by_score_but_never_after_its_last_epoch(bench):
         study.tell(great, 0.999)
     study.sampler = sampler_for_trial(experiment, 5)
 
-    outcome = objective(study.ask(), replace(bench, experiment=experiment))
+    outcome = objective(study.ask(), replace(setup, experiment=experiment))
 
     assert (outcome.state, outcome.reason) == (TrialState.PRUNED, "median pruner after epoch 1")
     last_only = replace(experiment, space=SearchSpace.for_budget(1500, epochs=1))
     study.sampler = sampler_for_trial(last_only, 6)
-    assert objective(study.ask(), replace(bench, experiment=last_only)).state == TrialState.COMPLETE
+    assert objective(study.ask(), replace(setup, experiment=last_only)).state == TrialState.COMPLETE

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_search.cli import compare, data, read, run, space, ui
+from mnist_search.cli import bench, compare, data, read, run, space, ui
 from mnist_search.environment import set_defaults
 from mnist_search.errors import MnistSearchError
 
@@ -35,6 +35,7 @@ app.command(rich_help_panel=READ)(compare.compare)
 app.command(rich_help_panel=MACHINE)(data.data)
 app.command(rich_help_panel=MACHINE)(data.init)
 app.command(rich_help_panel=MACHINE)(ui.ui)
+app.command(rich_help_panel=MACHINE)(bench.bench)
 
 
 def _version(wanted: bool) -> None:

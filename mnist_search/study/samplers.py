@@ -42,6 +42,9 @@ REFUSED = {
     "auto": "it fetches its code from the network at run time",
 }
 
+JOINT = {"tpe"}
+"""Samplers that model every gene; to read that off 500 trials takes as long as to propose."""
+
 COSTLY_DRAWS = {"gp"}
 """Samplers that take about a second for a proposal."""
 
@@ -57,6 +60,7 @@ class BudgetSampler(BaseSampler):
         sampler: what proposes.
         space: every gene that the judgement needs.
         fits: judges a full set of genes.
+        joint: what the wrapped sampler models jointly; by default it finds out from the trials.
         adjust: changes every proposal before it is judged, such as filling the budget.
         repair: makes a proposal fit when ``max_draws`` in a row did not.
         max_draws: proposals of the wrapped sampler before ``repair`` takes over.
@@ -71,6 +75,7 @@ class BudgetSampler(BaseSampler):
         space: Mapping[str, BaseDistribution],
         fits: Callable[[Mapping[str, Any]], bool],
         *,
+        joint: Mapping[str, BaseDistribution] | None = None,
         adjust: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
         repair: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
         max_draws: int = 100,
@@ -78,6 +83,7 @@ class BudgetSampler(BaseSampler):
         self._sampler = sampler
         self._space = dict(space)
         self._fits = fits
+        self._joint = joint
         self._adjust = adjust
         self._repair = repair
         self._max_draws = max_draws
@@ -89,7 +95,9 @@ class BudgetSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What the wrapped sampler models jointly and every other gene of the space."""
-        joint = self._sampler.infer_relative_search_space(study, trial)
+        joint = self._joint
+        if joint is None:
+            joint = self._sampler.infer_relative_search_space(study, trial)
         self._independent = {n: d for n, d in self._space.items() if n not in joint}
         return {**joint, **self._independent}
 
@@ -165,10 +173,12 @@ def sampler_for_trial(experiment: Experiment, number: int) -> BudgetSampler:
     """
     check_sampler(experiment.sampler)
     name, budget = experiment.sampler, experiment.parameter_budget
+    genes = experiment.space.distributions
     return BudgetSampler(
         SAMPLERS[name](experiment.seed if name == "qmc" else derive_seed(experiment.seed, number)),
-        experiment.space.distributions,
+        genes,
         budget.fits,
+        joint=dict(sorted(genes.items())) if name in JOINT else None,
         adjust=budget.fill if experiment.fill else dict,
         repair=budget.fill,
         max_draws=4 if name in COSTLY_DRAWS else 100,

@@ -171,7 +171,7 @@ class Worker:
             self._tracker.discard_run(claim.stale_run_id)
         try:
             with _beating(self._ledger, claim) as lost:
-                outcome = objective(claim.trial, self._bench(claim, lost))
+                outcome = objective(claim.trial, self._setup(claim, lost))
                 self._settle(claim, outcome)
         except LostLease as error:
             self._line.tell(Message(str(error)))
@@ -216,8 +216,8 @@ class Worker:
                 f"see mnist-search trials {self._ledger.name} and mnist-search explain"
             )
 
-    def _bench(self, claim: Claim, lost: threading.Event) -> Any:
-        from mnist_search.objective import Bench, Interrupted, OutOfTime  # torch
+    def _setup(self, claim: Claim, lost: threading.Event) -> Any:
+        from mnist_search.objective import Interrupted, OutOfTime, Setup  # torch
 
         started, limit = time.monotonic(), self._job.limits.trial_timeout
 
@@ -238,7 +238,7 @@ class Worker:
             accuracy = record.val_accuracy or 0.0
             self._line.tell(TrialEpoch(number, record.epoch, accuracy, record.samples_per_second))
 
-        return Bench(
+        return Setup(
             experiment=self._ledger.experiment,
             data=self._data,
             device=self._device,

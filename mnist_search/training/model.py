@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +53,7 @@ class Network(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN))
         self.register_buffer("std", torch.tensor(STD))
-        self.layers = nn.Sequential(*_modules(architecture))
+        self.layers = nn.Sequential(*modules(architecture))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 1, 28, 28) pixels to (N, 10) logits."""
@@ -86,15 +88,24 @@ def layer_table(network: nn.Module) -> str:
     return str(table)
 
 
-def _modules(architecture: Architecture) -> list[nn.Module]:
-    shape, modules = INPUT_SHAPE, []
+def modules(
+    architecture: Architecture, dropout: Callable[[float], nn.Module] = ByteDropout
+) -> Iterator[nn.Module]:
+    """The layers as torch's modules, for pixels that are normalised already.
+
+    Args:
+        architecture: what to build.
+        dropout: makes the element-wise kind from its rate.
+    """
+    shape = INPUT_SHAPE
     for layer in architecture.layers:
-        modules.append(_module(layer, shape))
+        yield _module(layer, shape, dropout)
         shape = layer.output_shape(shape)
-    return modules
 
 
-def _module(layer: spec.Layer, shape: spec.Shape) -> nn.Module:  # noqa: PLR0911 - one line a layer
+def _module(  # noqa: PLR0911 - one line a layer
+    layer: spec.Layer, shape: spec.Shape, dropout: Callable[[float], nn.Module]
+) -> nn.Module:
     match layer:
         case spec.Conv(out, kernel, padding, bias):
             return nn.Conv2d(shape[0], out, kernel, padding=padding, bias=bias)
@@ -107,7 +118,7 @@ def _module(layer: spec.Layer, shape: spec.Shape) -> nn.Module:  # noqa: PLR0911
         case spec.Dropout(rate, "channel"):
             return nn.Dropout2d(rate)
         case spec.Dropout(rate):
-            return ByteDropout(rate)
+            return dropout(rate)
         case spec.MaxPool(size):
             return nn.MaxPool2d(size)
         case spec.GlobalAvgPool():

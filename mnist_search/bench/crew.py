@@ -1,0 +1,60 @@
+"""Warm processes that do the same piece of work at the same time."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+import torch
+
+from mnist_search.training.device import use_one_thread
+from mnist_search.training.digits import Split, load_split
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@cache
+def images(data_dir: Path, device: str) -> Split:
+    """The usual split, read once per process."""
+    return load_split(data_dir, train=50_000, val=10_000, seed=0, device=torch.device(device))
+
+
+class Crew:
+    """Processes that stay warm between pieces of work.
+
+    Args:
+        processes: how many.
+        one_thread: give each a single thread, as a worker has, instead of torch's own choice.
+    """
+
+    def __init__(self, processes: int, *, one_thread: bool) -> None:
+        self._open = ExitStack()
+        context = multiprocessing.get_context("spawn")
+        begin = use_one_thread if one_thread else None
+        self._members = [
+            self._open.enter_context(ProcessPoolExecutor(1, context, begin)) for _ in range(processes)
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def together(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        """Have every member do this now; what each of them answers."""
+        answers = [member.submit(work, *args, **kwargs) for member in self._members]
+        return [answer.result() for answer in answers]
+
+    def alone(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Have one member do this while the others rest."""
+        return self._members[0].submit(work, *args, **kwargs).result()

@@ -1,0 +1,85 @@
+"""All measurements, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import torch
+
+from experiments import SEEDS
+from mnist_search.bench import reference, small, studies, training
+from mnist_search.bench.rows import Row
+from mnist_search.training import files
+from mnist_search.training.device import describe_device, resolve_device, usable_cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        rounds: alternations of what is compared.
+        steps: timed steps of each loop and round.
+        all_seeds: all five seeds' networks, or the second alone.
+        epochs, train_images: of each trial of a timed study.
+        trials_each: trials per worker of a timed study.
+    """
+
+    rounds: int
+    steps: int
+    all_seeds: bool
+    epochs: int
+    train_images: int
+    trials_each: int
+
+
+FULL = Effort(rounds=5, steps=100, all_seeds=True, epochs=3, train_images=20_000, trials_each=3)
+QUICK = Effort(rounds=1, steps=20, all_seeds=False, epochs=1, train_images=5000, trials_each=1)
+
+AT_ONCE_ON_A_GPU = (1, 2, 4, 8)
+
+
+def measure(effort: Effort, data_dir: Path | None, device_name: str, folder: Path) -> Iterator[Row]:
+    """Every figure, as soon as it is known.
+
+    Args:
+        effort: how much to measure.
+        data_dir: the MNIST files; None for the cache.
+        device_name: auto, cuda, mps or cpu.
+        folder: an empty folder for the stores of the timed studies.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    device, data_dir = resolve_device(device_name).type, files.find(data_dir).absolute()
+    cores = usable_cores()
+    yield small.budget_count(effort.rounds)
+    yield small.suggestion(effort.rounds)
+    yield small.help_time(effort.rounds)
+
+    recipes = [*(SEEDS.values() if effort.all_seeds else [SEEDS["seed-001"]]), reference.recipe()]
+    speed = 0.0
+    for row in training.measure(recipes, data_dir, device, cores, rounds=effort.rounds, steps=effort.steps):
+        if row.name == "fit.reference.samples_per_second":
+            speed = row.value / (cores if device == "cpu" else 1)
+        yield row
+    yield from small.logging_tax(data_dir, folder, speed)
+
+    work = studies.Work(
+        data_dir=data_dir, device=device, epochs=effort.epochs, train_images=effort.train_images
+    )
+    jobs = sorted({1, cores}) if device == "cpu" else AT_ONCE_ON_A_GPU
+    yield from studies.measure_parallel(
+        work, folder, jobs, rounds=effort.rounds, trials_each=effort.trials_each
+    )
+    yield from studies.measure_plain(
+        work, folder, max(jobs), rounds=effort.rounds,
+        trials=max(jobs) * effort.trials_each, plain_images=effort.train_images // 4,
+    )  # fmt: skip
+
+
+def machine(device_name: str) -> dict[str, str | int]:
+    """What the figures were measured on."""
+    device = resolve_device(device_name)
+    return {"device": describe_device(device), "cores": usable_cores(), "torch": torch.__version__}

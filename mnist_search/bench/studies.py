@@ -1,0 +1,130 @@
+"""Whole studies by the clock: trials at once, logging, memory, and the study written by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from mnist_search.bench import reference
+from mnist_search.bench.crew import Crew
+from mnist_search.bench.plain_optuna import plain_study
+from mnist_search.bench.rows import Row, ratio, row
+from mnist_search.facts import StudyFacts
+from mnist_search.study.events import Event, TrialBegan, TrialEnded
+from mnist_search.study.ledger import Ledger
+from mnist_search.study.run import Plan, run_study
+from mnist_search.study.store import Store
+from mnist_search.tracking.place import place_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What each timed study does: ``trials`` times the reference network."""
+
+    data_dir: Path
+    device: str
+    epochs: int
+    train_images: int
+    val_images: int = 2000
+
+    @property
+    def images_per_trial(self) -> int:
+        """Trained images."""
+        return self.epochs * self.train_images
+
+
+@dataclass
+class Clock:
+    """A screen that only looks at the time and at the memory of the workers.
+
+    Times are seconds from the making of the clock.
+    """
+
+    began: float | None = None
+    ended: float = 0.0
+    memory: int = 0
+
+    def __post_init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def show(self, event: Event) -> None:
+        """Note when trials begin and end."""
+        now = time.perf_counter() - self._started
+        match event:
+            case TrialBegan():
+                self.began = now if self.began is None else self.began
+            case TrialEnded():
+                self.ended = now
+                workers = psutil.Process().children()
+                self.memory = max(self.memory, *(w.memory_info().rss for w in workers))
+
+    def tick(self) -> None:
+        """Nothing to refresh."""
+
+    @property
+    def seconds(self) -> float:
+        """From the first trial's beginning to the last one's end."""
+        assert self.began is not None
+        return self.ended - self.began
+
+
+def timed_study(work: Work, folder: Path, jobs: int, trials: int) -> Clock:
+    """Run a new study in ``folder``, logged to MLflow, whose every trial is the reference."""
+    storage = f"sqlite:///{folder}/study-{time.time_ns()}.db"
+    definition = reference.experiment(work.epochs, work.train_images, work.val_images)
+    ledger = Ledger.open_or_create(Store.open_or_create(storage), "bench", definition, trials)
+    for _ in range(trials):
+        ledger.study.enqueue_trial(reference.GENES)
+    clock = Clock()
+    plan = Plan(
+        storage=storage, study="bench", experiment=definition, target=trials, jobs=jobs,
+        device=work.device, data_dir=work.data_dir,
+        mlflow=place_of(f"sqlite:///{folder}/mlflow.db", "bench"),
+    )  # fmt: skip
+    run_study(plan, _showing(clock))
+    return clock
+
+
+def _showing(clock: Clock) -> Callable[[Callable[[], StudyFacts], int], Clock]:
+    return lambda _facts, _jobs: clock
+
+
+def measure_parallel(
+    work: Work, folder: Path, jobs: Sequence[int], *, rounds: int, trials_each: int
+) -> Iterator[Row]:
+    """Trials per hour with one worker and with several, alternating."""
+    clocks: dict[int, list[Clock]] = {k: [] for k in jobs}
+    for _ in range(rounds):
+        for k, taken in clocks.items():
+            taken.append(timed_study(work, folder, k, trials_each * k))
+    rates = {k: [3600 * trials_each * k / c.seconds for c in taken] for k, taken in clocks.items()}
+    what = f"trials of {work.images_per_trial:,} images, logged to MLflow"
+    for k in jobs:
+        yield row(f"parallel.trials_per_hour.k{k}", "trials/h", rates[k], what)
+    best = max(jobs, key=lambda k: sum(rates[k]))
+    yield ratio("parallel.ratio", rates[best], rates[jobs[0]], f"{best} workers against {jobs[0]}")
+    every = [clock for taken in clocks.values() for clock in taken]
+    yield row("worker.rss_mib", "MiB", [clock.memory / 2**20 for clock in every], "the largest worker")
+    yield row(
+        "first_trial.seconds", "s", [c.began or 0.0 for c in every], "from the command to its first step"
+    )
+
+
+def measure_plain(
+    work: Work, folder: Path, jobs: int, *, rounds: int, trials: int, plain_images: int
+) -> Iterator[Row]:
+    """A study of ours beside the study that people write by hand, alternating."""
+    mine, others = [], []
+    with Crew(1, one_thread=False) as theirs:
+        for number in range(rounds):
+            mine.append(work.images_per_trial * trials / timed_study(work, folder, jobs, trials).seconds)
+            place = folder / f"plain-{number}"
+            place.mkdir()
+            others.append(theirs.alone(plain_study, work.data_dir, place, plain_images))
+    yield row("study.samples_per_second", "images/s", mine, f"{jobs} workers, MLflow and study store")
+    yield row("plain_optuna.samples_per_second", "images/s", others, "one process, a metric a step")
+    yield ratio("plain_optuna.ratio", mine, others, "reference network, logging included, starts not")

@@ -1,0 +1,129 @@
+"""The benchmark measures what it says, with real parts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import SEEDS
+from mnist_search.bench import reference, small
+from mnist_search.bench.crew import Crew
+from mnist_search.bench.plain_optuna import plain_study
+from mnist_search.bench.rows import ratio, row
+from mnist_search.bench.seed_loop import PilDigits, seed_loop, seed_transforms, steady_rate
+from mnist_search.training.digits import Digits
+from mnist_search.training.model import MEAN, STD
+from search_space.training import Augmentation
+
+STABLE_NAMES = {
+    "budget.count_us",
+    "suggest.ms",
+    "help.seconds",
+    "seed_loop.ratio",
+    "seed_loop.core_ratio",
+    "fit.matmul_percent",
+    "logging.tax_percent",
+    "parallel.ratio",
+    "plain_optuna.ratio",
+    "worker.rss_mib",
+}
+
+
+def test_a_row_is_the_median_of_its_rounds_with_their_spread():
+    made = row("speed", "images/s", [3.0, 1.0, 2.0])
+
+    assert (made.value, made.min, made.median, made.max) == (2.0, 1.0, 2.0, 3.0)
+
+
+def test_a_ratio_is_taken_round_by_round():
+    made = ratio("speed.ratio", [10.0, 30.0], [5.0, 10.0])
+
+    assert (made.min, made.max, made.unit) == (2.0, 3.0, "x")
+
+
+def test_the_reference_is_a_net_of_about_7500_parameters_within_its_budget():
+    recipe = reference.recipe()
+
+    assert 7_400 < recipe.architecture.num_params() < 7_600
+    assert recipe.claim.num_params == recipe.architecture.num_params() <= reference.BUDGET
+
+
+def test_the_seeds_loop_sees_normalised_pixels(digits):
+    plain = PilDigits(digits, seed_transforms(Augmentation()))
+
+    image, label = plain[7]
+
+    assert label == digits.labels[7]
+    torch.testing.assert_close(image, (digits.images[7] / 255 - MEAN) / STD)
+
+
+@pytest.mark.parametrize("loader_processes", [0, 1])
+def test_the_seeds_loop_learns_and_counts_its_images(digits, loader_processes):
+    losses: list[float] = []
+    few = Digits(digits.images[::5], digits.labels[::5])
+    seed = SEEDS["seed-001"]
+    recipe = replace(seed, training=replace(seed.training, batch_size=100))
+
+    steps = list(seed_loop(recipe, few, loader_processes, losses.append))
+
+    assert steps == [100] * 10
+    assert losses[-1] < losses[0]
+
+
+def test_a_steady_rate_leaves_the_warm_up_out():
+    steps = iter([1000, 10, 20])
+
+    assert steady_rate(steps, warm_up=1, timed=2) > 0
+    assert next(steps, None) is None
+
+
+def test_the_study_by_hand_logs_every_step(mnist_dir, tmp_path):
+    with Crew(1, one_thread=True) as crew:  # it sets MLflow up for its whole process
+        assert crew.alone(plain_study, mnist_dir, tmp_path, train_images=384) > 0
+
+    with sqlite3.connect(tmp_path / "mlflow.db") as runs:
+        logged = runs.execute("SELECT count(*) FROM metrics WHERE key = 'train_loss' GROUP BY run_uuid")
+        assert logged.fetchall() == [(3,), (3,)]
+
+
+def test_counting_and_proposing_are_measured():
+    assert 0 < small.budget_count(rounds=1).value < 10_000
+    assert 0 < small.suggestion(rounds=1).value < 60_000
+
+
+def test_a_clock_hears_every_call_and_the_run_that_one_opens():
+    class Slow:
+        run_id = "7"
+
+        def start_trial(self):
+            return self
+
+        def log_epoch(self):
+            return "logged"
+
+    timed = small.Timed(Slow())
+    run = timed.start_trial()
+
+    assert run.log_epoch() == "logged"
+    assert run.run_id == "7"
+    assert timed.seconds > 0
+    assert run.seconds > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_bench_prints_stable_names(command, mnist_dir, monkeypatch):
+    monkeypatch.setattr("conftest.TIMEOUT_OF_A_COMMAND", 280)
+
+    done = command("bench", "--quick", "--format", "json", "--data-dir", mnist_dir)
+
+    assert done.code == 0, done.err
+    rows = {each["name"]: each for each in json.loads(done.out)}
+    assert rows.keys() >= STABLE_NAMES
+    assert all(each["min"] <= each["value"] <= each["max"] for each in rows.values())
+    assert list(Path.cwd().iterdir()) == []
