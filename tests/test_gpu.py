@@ -8,8 +8,9 @@ import torch
 from experiments import SEEDS
 from mnist_search.training.device import describe_device, resolve_device, resolve_precision
 from mnist_search.training.digits import Split
+from mnist_search.training.dropout import MaskStrip, StripDropout
 from mnist_search.training.fit import evaluate, fit
-from mnist_search.training.model import ByteDropout, build
+from mnist_search.training.model import build
 from search_space import TrainingConfig
 from search_space.training import Adam, Augmentation, OneCycle
 
@@ -48,9 +49,9 @@ def test_a_training_on_the_gpu_learns_what_one_on_the_cpu_learns(small_split, on
     assert abs(there.accuracy - records[-1].val_accuracy) <= 0.004
 
 
-def test_byte_dropout_drops_at_its_rate_on_the_gpu():
+def test_dropout_drops_at_its_rate_on_the_gpu():
     torch.manual_seed(0)
 
-    y = ByteDropout(0.25).train()(torch.ones(1000, 1000, device="cuda"))
+    y = StripDropout(MaskStrip(0.25)).train()(torch.ones(1000, 1000, device="cuda"))
 
     assert abs((y == 0).double().mean().item() - 0.25) < 0.002
