@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_search.training.dropout import MaskStrip, StripDropout
+from mnist_search.training.norm import FoldedBatchNorm
 from search_space import architecture as spec
 from search_space.architecture import INPUT_SHAPE, Architecture
 
@@ -87,7 +88,7 @@ def _module(  # noqa: PLR0911 - one line a layer
         case spec.Linear(out, bias):
             return nn.Linear(shape[0], out, bias=bias)
         case spec.BatchNorm(affine):
-            return nn.BatchNorm2d(shape[0], affine=affine)
+            return FoldedBatchNorm(shape[0], affine=affine)
         case spec.ReLU():
             return nn.ReLU()
         case spec.Dropout(rate, "channel"):
