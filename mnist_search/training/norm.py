@@ -58,7 +58,7 @@ class _Normalise(torch.autograd.Function):
     """Batch normalisation (arXiv 1502.03167) of folded rows, with its gradient."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, fold: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = _rows(x, fold)
@@ -75,7 +75,7 @@ class _Normalise(torch.autograd.Function):
         return y.view(_channels_last_shape(x)).permute(0, 3, 1, 2), mean, var
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, mean, inverse = ctx.saved_tensors
         fold, count = ctx.fold, x.numel() // x.shape[1]
         rows = _rows(x, fold)
