@@ -8,7 +8,13 @@ from torch import nn
 
 from mnist_search.training.norm import FoldedBatchNorm
 
-SHAPES = [(32, 12, 28, 28), (32, 10, 7, 7), (64, 7, 13, 13), (8, 16, 24, 24), (4, 33, 6, 6), (128, 4, 3, 3)]
+pytestmark = pytest.mark.usefixtures("small_maps_too")
+SHAPES = [(32, 12, 28, 28), (32, 10, 7, 7), (64, 7, 13, 13), (8, 16, 24, 24), (32, 33, 6, 6), (128, 4, 3, 3)]
+
+
+@pytest.fixture
+def small_maps_too(monkeypatch):
+    monkeypatch.setattr("mnist_search.training.norm.WORTH_IT", 1)
 
 
 def pair(channels, affine):
@@ -70,22 +76,31 @@ def test_it_rounds_about_as_batch_norm_does(dtype, last_bit):
 
 def test_the_gradient_is_that_of_finite_differences():
     torch.manual_seed(0)
-    _, folded = pair(32, affine=True)
+    _, folded = pair(8, affine=True)
     folded = folded.double()
-    x = torch.randn(4, 32, 2, 2, dtype=torch.double).to(memory_format=torch.channels_last).requires_grad_()
+    x = torch.randn(4, 8, 4, 2, dtype=torch.double).to(memory_format=torch.channels_last).requires_grad_()
 
     assert folded._fold_of(x) > 1
     assert torch.autograd.gradcheck(folded, (x,), atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "x", [torch.randn(3, 5, 3, 3), images((3, 5, 3, 3))], ids=["contiguous", "does not divide"]
+    "x",
+    [torch.randn(64, 5, 4, 4), images((3, 5, 3, 3)), images((64, 32, 4, 4))],
+    ids=["contiguous", "does not divide", "fills vectors"],
 )
 def test_what_does_not_fold_is_left_to_torch(x):
-    plain, folded = pair(5, affine=True)
+    plain, folded = pair(x.shape[1], affine=True)
 
     assert folded._fold_of(x) == 1
     assert torch.equal(folded(x), plain(x))
+
+
+def test_maps_too_small_to_be_worth_it_are_left_to_torch(monkeypatch):
+    monkeypatch.undo()
+
+    assert FoldedBatchNorm(12)._fold_of(images((128, 12, 6, 6))) == 1
+    assert FoldedBatchNorm(12)._fold_of(images((128, 12, 28, 28))) == 16
 
 
 def test_evaluation_is_torchs():

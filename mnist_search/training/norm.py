@@ -9,13 +9,20 @@ of the columns that belong to one channel are put together afterwards. That take
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+VECTOR = 32
+"""Numbers in a bf16 vector; columns are a multiple of it."""
+
 COLUMNS = 128
-"""Columns are at least this many and a multiple of the 32 numbers that a bf16 vector holds."""
+"""Columns are at least this many."""
+
+WORTH_IT = 2**18
+"""Numbers in a map below which putting statistics together costs more than is won."""
 
 
 class FoldedBatchNorm(nn.BatchNorm2d):
@@ -35,13 +42,14 @@ class FoldedBatchNorm(nn.BatchNorm2d):
         return normalised
 
     def _fold_of(self, x: Tensor) -> int:
-        """Pixels in a row: the smallest power of two that gives enough columns, 1 where none does."""
+        """Pixels in a row: the smallest power of two that gives enough columns, 1 where none helps."""
         channels = x.shape[1]
-        fold = 32 // math.gcd(channels, 32)
+        fold = VECTOR // math.gcd(channels, VECTOR)
+        if fold == 1 or x.numel() < WORTH_IT or not x.is_contiguous(memory_format=torch.channels_last):
+            return 1
         while fold * channels < COLUMNS:
             fold *= 2
-        fits = x.is_contiguous(memory_format=torch.channels_last) and x.numel() % (fold * channels) == 0
-        return fold if fits else 1
+        return fold if x.numel() % (fold * channels) == 0 else 1
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, var: Tensor, count: int) -> None:
@@ -64,7 +72,9 @@ class _Normalise(torch.autograd.Function):
         rows = _rows(x, fold)
         means, variances = (
             columns.view(fold, -1)
-            for columns in torch.ops.aten.batch_norm_update_stats(rows, *_identity(rows, scale.dtype), 0.0)
+            for columns in torch.ops.aten.batch_norm_update_stats(
+                rows, *_identity(rows.shape[1], scale.dtype), 0.0
+            )
         )
         mean, var = means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
         inverse = torch.rsqrt(var + eps)
@@ -106,10 +116,13 @@ def _rows(x: Tensor, fold: int) -> Tensor:
 def _affine(rows: Tensor, scale: Tensor, shift: Tensor, fold: int) -> Tensor:
     """``scale`` times each channel plus ``shift``, computed in fp32: what batch norm does in evaluation."""
     tiled = scale.repeat(fold), shift.repeat(fold)
-    y: Tensor = torch.native_batch_norm(rows, *tiled, *_identity(rows, scale.dtype), False, 0.0, 0.0)[0]
+    y: Tensor = torch.native_batch_norm(
+        rows, *tiled, *_identity(rows.shape[1], scale.dtype), False, 0.0, 0.0
+    )[0]
     return y
 
 
-def _identity(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+@cache
+def _identity(columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Means of 0 and variances of 1; in fp32 they have bf16 rows worked on in fp32."""
-    return torch.zeros(rows.shape[1], dtype=dtype), torch.ones(rows.shape[1], dtype=dtype)
+    return torch.zeros(columns, dtype=dtype), torch.ones(columns, dtype=dtype)
