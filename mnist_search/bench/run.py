@@ -36,8 +36,8 @@ class Effort:
     trials_each: int
 
 
-FULL = Effort(rounds=5, steps=100, all_seeds=True, epochs=3, train_images=20_000, trials_each=3)
-QUICK = Effort(rounds=1, steps=20, all_seeds=False, epochs=1, train_images=5000, trials_each=1)
+FULL = Effort(rounds=3, steps=60, all_seeds=True, epochs=3, train_images=10_000, trials_each=2)
+QUICK = Effort(rounds=1, steps=15, all_seeds=False, epochs=1, train_images=2500, trials_each=1)
 
 AT_ONCE_ON_A_GPU = (1, 2, 4, 8)
 
@@ -58,24 +58,22 @@ def measure(effort: Effort, data_dir: Path | None, device_name: str, folder: Pat
     yield small.suggestion(effort.rounds)
     yield small.help_time(effort.rounds)
 
-    recipes = [*(SEEDS.values() if effort.all_seeds else [SEEDS["seed-001"]]), reference.recipe()]
-    speed = 0.0
-    for row in training.measure(recipes, data_dir, device, cores, rounds=effort.rounds, steps=effort.steps):
-        if row.name == "fit.reference.samples_per_second":
-            speed = row.value / (cores if device == "cpu" else 1)
-        yield row
-    yield from small.logging_tax(data_dir, folder, speed)
+    processes = cores if device == "cpu" else 1
+    seeds = list(SEEDS.values()) if effort.all_seeds else [SEEDS["seed-001"]]
+    with training.Loops(data_dir, device, cores, effort.rounds, effort.steps) as loops:
+        for recipe in seeds:
+            yield from loops.measure(recipe)
+        speed, *rest = loops.measure_reference(reference.recipe(), beside_theirs=effort.all_seeds)
+    yield from (speed, *rest)
+    yield from small.logging_tax(data_dir, folder, speed.value / processes)
 
     work = studies.Work(
         data_dir=data_dir, device=device, epochs=effort.epochs, train_images=effort.train_images
     )
     jobs = sorted({1, cores}) if device == "cpu" else AT_ONCE_ON_A_GPU
-    yield from studies.measure_parallel(
-        work, folder, jobs, rounds=effort.rounds, trials_each=effort.trials_each
-    )
-    yield from studies.measure_plain(
-        work, folder, max(jobs), rounds=effort.rounds,
-        trials=max(jobs) * effort.trials_each, plain_images=effort.train_images // 4,
+    yield from studies.measure(
+        work, folder, jobs, rounds=effort.rounds,
+        trials_each=effort.trials_each, plain_images=effort.train_images // 4,
     )  # fmt: skip
 
 

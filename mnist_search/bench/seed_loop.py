@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 import torch
@@ -71,6 +72,8 @@ def seed_loop(
         batch_size=how.batch_size,
         shuffle=True,
         num_workers=loader_processes,
+        # A script's own default: here the default would be that of our warm processes.
+        multiprocessing_context=get_all_start_methods()[0] if loader_processes else None,
     )
     network = nn.Sequential(*modules(recipe.architecture, dropout=nn.Dropout))
     optimizer = _optimizer(network, how.optimizer)

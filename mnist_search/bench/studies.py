@@ -93,14 +93,19 @@ def _showing(clock: Clock) -> Callable[[Callable[[], StudyFacts], int], Clock]:
     return lambda _facts, _jobs: clock
 
 
-def measure_parallel(
-    work: Work, folder: Path, jobs: Sequence[int], *, rounds: int, trials_each: int
+def measure(
+    work: Work, folder: Path, jobs: Sequence[int], *, rounds: int, trials_each: int, plain_images: int
 ) -> Iterator[Row]:
-    """Trials per hour with one worker and with several, alternating."""
+    """Trials per hour with one worker, with several, and of the study written by hand, alternating."""
     clocks: dict[int, list[Clock]] = {k: [] for k in jobs}
-    for _ in range(rounds):
-        for k, taken in clocks.items():
-            taken.append(timed_study(work, folder, k, trials_each * k))
+    plain: list[float] = []
+    with Crew(1, one_thread=False) as by_hand:
+        for number in range(rounds):
+            for k, taken in clocks.items():
+                taken.append(timed_study(work, folder, k, trials_each * k))
+            place = folder / f"plain-{number}"
+            place.mkdir()
+            plain.append(by_hand.alone(plain_study, work.data_dir, place, plain_images))
     rates = {k: [3600 * trials_each * k / c.seconds for c in taken] for k, taken in clocks.items()}
     what = f"trials of {work.images_per_trial:,} images, logged to MLflow"
     for k in jobs:
@@ -109,22 +114,9 @@ def measure_parallel(
     yield ratio("parallel.ratio", rates[best], rates[jobs[0]], f"{best} workers against {jobs[0]}")
     every = [clock for taken in clocks.values() for clock in taken]
     yield row("worker.rss_mib", "MiB", [clock.memory / 2**20 for clock in every], "the largest worker")
-    yield row(
-        "first_trial.seconds", "s", [c.began or 0.0 for c in every], "from the command to its first step"
-    )
-
-
-def measure_plain(
-    work: Work, folder: Path, jobs: int, *, rounds: int, trials: int, plain_images: int
-) -> Iterator[Row]:
-    """A study of ours beside the study that people write by hand, alternating."""
-    mine, others = [], []
-    with Crew(1, one_thread=False) as theirs:
-        for number in range(rounds):
-            mine.append(work.images_per_trial * trials / timed_study(work, folder, jobs, trials).seconds)
-            place = folder / f"plain-{number}"
-            place.mkdir()
-            others.append(theirs.alone(plain_study, work.data_dir, place, plain_images))
-    yield row("study.samples_per_second", "images/s", mine, f"{jobs} workers, MLflow and study store")
-    yield row("plain_optuna.samples_per_second", "images/s", others, "one process, a metric a step")
-    yield ratio("plain_optuna.ratio", mine, others, "reference network, logging included, starts not")
+    began = [clock.began or 0.0 for clock in every]
+    yield row("first_trial.seconds", "s", began, "from the command to its first step")
+    ours = [rate * work.images_per_trial / 3600 for rate in rates[best]]
+    yield row("study.samples_per_second", "images/s", ours, f"{best} workers, MLflow and study store")
+    yield row("plain_optuna.samples_per_second", "images/s", plain, "one process, a metric a step")
+    yield ratio("plain_optuna.ratio", ours, plain, "reference network, logging included, starts not")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -21,6 +23,9 @@ from mnist_search.training.model import build
 
 WARM_UP = 8
 """Steps of the seeds' loop before it is timed: its loader processes start in them."""
+
+PROBE = 10
+"""Steps after which one number of loader processes is held for better than another."""
 
 
 def our_rate(data_dir: Path, device: str, recipe: Recipe, steps: int) -> float:
@@ -51,48 +56,80 @@ def matmul_rate(size: int = 1024, rounds: int = 8) -> float:
     return size**3 / min(after - before for before, after in pairwise(clock))
 
 
-def measure(
-    recipes: Sequence[Recipe], data_dir: Path, device: str, cores: int, *, rounds: int, steps: int
-) -> Iterator[Row]:
-    """Every recipe with both loops, alternating; the last recipe also against the core's peak."""
-    processes = cores if device == "cpu" else 1
-    with Crew(processes, one_thread=True) as ours, Crew(1, one_thread=False) as theirs:
-        for recipe in recipes:
-            loaders = _best_loader_processes(theirs, data_dir, recipe, cores)
-            mine, others = [], []
-            for _ in range(rounds):
-                mine.append(sum(ours.together(our_rate, data_dir, device, recipe, steps)))
-                others.append(theirs.alone(their_rate, data_dir, recipe, steps, loaders))
-            whole = f"{recipe.name}, {processes} processes against one with {loaders} loader processes"
-            yield row(f"fit.{recipe.name}.samples_per_second", "images/s", mine)
-            yield row(f"seed_loop.{recipe.name}.samples_per_second", "images/s", others)
-            yield ratio(f"seed_loop.{recipe.name}.ratio", mine, others, whole)
-            if recipe.name == "seed-001":
-                yield ratio("seed_loop.ratio", mine, others, whole)
-                if device == "cpu":
-                    yield _per_core(ours, data_dir, recipe, rounds, steps)
-            if recipe.name == "reference" and device == "cpu":
-                yield _share_of_peak(ours, recipe, [rate / processes for rate in mine])
+class Loops:
+    """Our loop and the seeds', each in warm processes, to be timed in turns.
 
+    On a CPU ours has a process of one thread per core; the seeds' has one process with all
+    threads and as many loader processes as serve it best.
+    """
 
-def _best_loader_processes(theirs: Crew, data_dir: Path, recipe: Recipe, cores: int) -> int:
-    rates = {n: theirs.alone(their_rate, data_dir, recipe, 15, n) for n in range(cores + 1)}
-    return max(rates, key=rates.__getitem__)
+    def __init__(self, data_dir: Path, device: str, cores: int, rounds: int, steps: int) -> None:
+        self._data_dir = data_dir
+        self._device = device
+        self._cores = cores
+        self._rounds = rounds
+        self._steps = steps
+        self._processes = cores if device == "cpu" else 1
 
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            self._ours = opened.enter_context(Crew(self._processes, one_thread=True))
+            self._theirs = opened.enter_context(Crew(1, one_thread=False))
+            self._open = opened.pop_all()
+        return self
 
-def _per_core(crew: Crew, data_dir: Path, recipe: Recipe, rounds: int, steps: int) -> Row:
-    mine, others = [], []
-    for _ in range(rounds):
-        mine.append(crew.alone(our_rate, data_dir, "cpu", recipe, steps))
-        others.append(crew.alone(their_rate, data_dir, recipe, steps, 0))
-    note = f"{recipe.name}, one thread each, no loader process"
-    return ratio("seed_loop.core_ratio", mine, others, note)
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
+    def measure(self, recipe: Recipe) -> Iterator[Row]:
+        """Both loops on one recipe; seed 001 also core against core."""
+        loaders = self._best_loader_processes(recipe)
+        ours, theirs = [], []
+        for _ in range(self._rounds):
+            ours.append(self._whole_machine(recipe))
+            theirs.append(self._theirs.alone(their_rate, self._data_dir, recipe, self._steps, loaders))
+        what = f"{recipe.name}, {self._processes} processes against one with {loaders} loader processes"
+        yield row(f"fit.{recipe.name}.samples_per_second", "images/s", ours)
+        yield row(f"seed_loop.{recipe.name}.samples_per_second", "images/s", theirs)
+        yield ratio(f"seed_loop.{recipe.name}.ratio", ours, theirs, what)
+        if recipe.name == "seed-001":
+            yield ratio("seed_loop.ratio", ours, theirs, what)
+            if self._device == "cpu":
+                yield self._core_against_core(recipe)
 
-def _share_of_peak(crew: Crew, recipe: Recipe, per_process: Sequence[float]) -> Row:
-    """Forward and backward take three times the forward's multiply-adds."""
-    peak = crew.together(matmul_rate)
-    work = 3 * recipe.architecture.multiply_adds()
-    percent = [100 * work * rate * len(peak) / sum(peak) for rate in per_process]
-    note = f"fp32 peak {2e-9 * sum(peak) / len(peak):.0f} GFLOP/s a core, while all multiply"
-    return row("fit.matmul_percent", "%", percent, note)
+    def measure_reference(self, recipe: Recipe, *, beside_theirs: bool) -> Iterator[Row]:
+        """The reference, beside the seeds' loop if wanted, and beside the core's peak."""
+        rows = list(self.measure(recipe)) if beside_theirs else [self._ours_only(recipe)]
+        yield from rows
+        if self._device == "cpu":
+            yield self._share_of_peak(recipe, rows[0])
+
+    def _whole_machine(self, recipe: Recipe) -> float:
+        return sum(self._ours.together(our_rate, self._data_dir, self._device, recipe, self._steps))
+
+    def _ours_only(self, recipe: Recipe) -> Row:
+        rates = [self._whole_machine(recipe) for _ in range(self._rounds)]
+        return row(f"fit.{recipe.name}.samples_per_second", "images/s", rates)
+
+    def _best_loader_processes(self, recipe: Recipe) -> int:
+        rates = {
+            n: self._theirs.alone(their_rate, self._data_dir, recipe, PROBE, n)
+            for n in range(self._cores + 1)
+        }
+        return max(rates, key=rates.__getitem__)
+
+    def _core_against_core(self, recipe: Recipe) -> Row:
+        ours, theirs = [], []
+        for _ in range(self._rounds):
+            ours.append(self._ours.alone(our_rate, self._data_dir, "cpu", recipe, self._steps))
+            theirs.append(self._ours.alone(their_rate, self._data_dir, recipe, self._steps, 0))
+        note = f"{recipe.name}, one thread each, no loader process"
+        return ratio("seed_loop.core_ratio", ours, theirs, note)
+
+    def _share_of_peak(self, recipe: Recipe, speed: Row) -> Row:
+        """Forward and backward take three times the forward's multiply-adds."""
+        peak = self._ours.together(matmul_rate)
+        work = 3 * recipe.architecture.multiply_adds()
+        percent = [100 * work * rate / sum(peak) for rate in (speed.min, speed.median, speed.max)]
+        note = f"fp32 peak {2e-9 * sum(peak) / len(peak):.0f} GFLOP/s a core, while all multiply"
+        return row("fit.matmul_percent", "%", percent, note)
