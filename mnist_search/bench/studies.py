@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -41,12 +41,13 @@ class Work:
 class Clock:
     """A screen that only looks at the time and at the memory of the workers.
 
-    Times are seconds from the making of the clock.
+    Times are seconds from the making of the clock; ``memory`` has the bytes of the largest worker
+    at the end of every trial.
     """
 
     began: float | None = None
     ended: float = 0.0
-    memory: int = 0
+    memory: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._started = time.perf_counter()
@@ -60,7 +61,7 @@ class Clock:
             case TrialEnded():
                 self.ended = now
                 workers = psutil.Process().children()
-                self.memory = max(self.memory, *(w.memory_info().rss for w in workers))
+                self.memory.append(max(worker.memory_info().rss for worker in workers))
 
     def tick(self) -> None:
         """Nothing to refresh."""
@@ -113,7 +114,8 @@ def measure(
     best = max(jobs, key=lambda k: sum(rates[k]))
     yield ratio("parallel.ratio", rates[best], rates[jobs[0]], f"{best} workers against {jobs[0]}")
     every = [clock for taken in clocks.values() for clock in taken]
-    yield row("worker.rss_mib", "MiB", [clock.memory / 2**20 for clock in every], "the largest worker")
+    largest = [max(clock.memory) / 2**20 for clock in every]
+    yield row("worker.rss_mib", "MiB", largest, "the largest worker")
     began = [clock.began or 0.0 for clock in every]
     yield row("first_trial.seconds", "s", began, "from the command to its first step")
     ours = [rate * work.images_per_trial / 3600 for rate in rates[best]]

@@ -1,0 +1,34 @@
+"""Whether a worker's memory stays what it is over many trials.
+
+python -m mnist_search.bench.memory --trials 200
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnist_search.bench.studies import Work, timed_study
+from mnist_search.environment import set_defaults
+from mnist_search.training import files
+
+
+def main(
+    trials: Annotated[int, typer.Option(min=10)] = 200,
+    data_dir: Annotated[Path | None, typer.Option(envvar="MNIST_SEARCH_DATA")] = None,
+) -> None:
+    """Run trials of the reference network on few images in one worker; print its memory."""
+    set_defaults()
+    work = Work(data_dir=files.find(data_dir), device="cpu", epochs=2, train_images=1000, val_images=1000)
+    with tempfile.TemporaryDirectory(prefix="mnist-search-bench-") as folder:
+        clock = timed_study(work, Path(folder), jobs=1, trials=trials)
+    typer.echo("| after trial | MiB |\n|--:|--:|")
+    for number in sorted({1, 5, *range(trials // 10, trials + 1, trials // 10)}):
+        typer.echo(f"| {number} | {clock.memory[number - 1] / 2**20:.0f} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
