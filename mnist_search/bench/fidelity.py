@@ -11,7 +11,6 @@ file already is not trained again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments import Experiment
 from mnist_search.bench.crew import images
+from mnist_search.bench.lines import append, read
 from mnist_search.study.samplers import derive_seed, sampler_for_trial
 from mnist_search.training import files
 from mnist_search.training.device import CPU, resolve_precision, use_one_thread
@@ -52,7 +52,7 @@ def train(
     """Train this part of the configurations, a line of JSON for each training."""
     use_one_thread()
     folder = files.find(data_dir)
-    known = {(line["configuration"], line["kind"], line["seed"]) for line in _read(out)}
+    known = {(line["configuration"], line["kind"], line["seed"]) for line in read(out)}
     for number, genes in enumerate(_random_genes(configurations)):
         if number % parts != part:
             continue
@@ -60,8 +60,7 @@ def train(
             if (number, kind, seed) not in known:
                 line = {"configuration": number, "kind": kind, "seed": seed, "genes": genes}
                 line |= _training(genes, epochs, seed, folder)
-                with out.open("a") as lines:
-                    lines.write(json.dumps(line) + "\n")
+                append(out, line)
 
 
 def _trainings() -> Iterator[tuple[str, int, int]]:
@@ -114,7 +113,7 @@ def _training(genes: dict[str, Any], epochs: int, seed: int, folder: Path) -> di
 
 def report(out: Path) -> None:
     """Print the rank correlation of every early reading with the accuracy at the end."""
-    done = _complete(_read(out))
+    done = _complete(read(out))
     ends = [
         {n: kinds["full"][seed]["curve"][-1]["val_accuracy"] for n, kinds in done.items()} for seed in SEEDS
     ]
@@ -170,10 +169,6 @@ def _readings(
             yield f"{metric}, whole schedule of {epochs}", epochs, short
     end = {n: kinds["full"][0]["curve"][-1]["val_accuracy"] for n, kinds in done.items()}
     yield "val_accuracy, at the end", EPOCHS, end
-
-
-def _read(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
 if __name__ == "__main__":

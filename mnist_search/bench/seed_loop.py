@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from experiments.recipe import Recipe
 from mnist_search.training.digits import Digits
-from mnist_search.training.model import MEAN, STD, modules
+from mnist_search.training.model import MEAN, STD, TORCH, modules
 from search_space.training import SGD, Adam, Augmentation, Optimizer
 
 
@@ -75,7 +75,7 @@ def seed_loop(
         # A script's own default: here the default would be that of our warm processes.
         multiprocessing_context=get_all_start_methods()[0] if loader_processes else None,
     )
-    network = nn.Sequential(*modules(recipe.architecture, dropout=nn.Dropout))
+    network = nn.Sequential(*modules(recipe.architecture, TORCH))
     optimizer = _optimizer(network, how.optimizer)
     network.train()
     correct = seen = 0

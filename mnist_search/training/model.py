@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -17,6 +18,29 @@ MEAN, STD = 0.1307, 0.3081
 """Mean and standard deviation of the training pixels, in [0, 1]."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What a network's layers are made of.
+
+    Attributes:
+        dropout: makes element-wise dropout from its rate.
+        norm: makes batch norm from its channels and ``affine``.
+    """
+
+    dropout: Callable[[float], nn.Module]
+    norm: Callable[..., nn.Module]
+
+
+TORCH = Kit(nn.Dropout, nn.BatchNorm2d)
+"""torch's own layers."""
+
+
+def fast_kit() -> Kit:
+    """Layers that do the same in less time; dropout layers of one rate share their masks."""
+    strip = cache(MaskStrip)
+    return Kit(lambda rate: StripDropout(strip(rate)), FoldedBatchNorm)
+
+
 class Network(nn.Module):
     """A network for pixels in [0, 1] of shape (N, 1, 28, 28); gives (N, 10) logits.
 
@@ -26,12 +50,11 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, kit: Kit) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN))
         self.register_buffer("std", torch.tensor(STD))
-        strip = cache(MaskStrip)  # layers of one rate share one
-        self.layers = nn.Sequential(*modules(architecture, lambda rate: StripDropout(strip(rate))))
+        self.layers = nn.Sequential(*modules(architecture, kit))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 1, 28, 28) pixels to (N, 10) logits."""
@@ -39,14 +62,19 @@ class Network(nn.Module):
         return logits
 
 
-def build(architecture: Architecture, seed: int) -> Network:
+def build(architecture: Architecture, seed: int, kit: Kit | None = None) -> Network:
     """A freshly initialised network on the CPU; ``seed`` decides the weights.
+
+    Args:
+        architecture: what to build.
+        seed: of torch's global generator, which draws the weights.
+        kit: what to build it of, fast layers by default.
 
     Raises:
         AssertionError: torch counts other parameters than the closed form.
     """
     torch.manual_seed(seed)
-    network = Network(architecture)
+    network = Network(architecture, kit or fast_kit())
     built = count(network)
     assert built == architecture.num_params(), f"{built} parameters, not {architecture.num_params()}"
     return network
@@ -66,35 +94,28 @@ def layer_table(network: nn.Module) -> str:
     return str(table)
 
 
-def modules(architecture: Architecture, dropout: Callable[[float], nn.Module]) -> Iterator[nn.Module]:
-    """The layers as torch's modules, for pixels that are normalised already.
-
-    Args:
-        architecture: what to build.
-        dropout: makes the element-wise kind from its rate.
-    """
+def modules(architecture: Architecture, kit: Kit) -> Iterator[nn.Module]:
+    """The layers as torch's modules, for pixels that are normalised already."""
     shape = INPUT_SHAPE
     for layer in architecture.layers:
-        yield _module(layer, shape, dropout)
+        yield _module(layer, shape, kit)
         shape = layer.output_shape(shape)
 
 
-def _module(  # noqa: PLR0911 - one line a layer
-    layer: spec.Layer, shape: spec.Shape, dropout: Callable[[float], nn.Module]
-) -> nn.Module:
+def _module(layer: spec.Layer, shape: spec.Shape, kit: Kit) -> nn.Module:  # noqa: PLR0911 - one line a layer
     match layer:
         case spec.Conv(out, kernel, padding, bias):
             return nn.Conv2d(shape[0], out, kernel, padding=padding, bias=bias)
         case spec.Linear(out, bias):
             return nn.Linear(shape[0], out, bias=bias)
         case spec.BatchNorm(affine):
-            return FoldedBatchNorm(shape[0], affine=affine)
+            return kit.norm(shape[0], affine=affine)
         case spec.ReLU():
             return nn.ReLU()
         case spec.Dropout(rate, "channel"):
             return nn.Dropout2d(rate)
         case spec.Dropout(rate):
-            return dropout(rate)
+            return kit.dropout(rate)
         case spec.MaxPool(size):
             return nn.MaxPool2d(size)
         case spec.GlobalAvgPool():

@@ -1,0 +1,18 @@
+"""Results of long measurements, a line of JSON each, so that one that was cut short goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Every line; none where there is no file yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """One more line."""
+    with path.open("a") as lines:
+        lines.write(json.dumps(line) + "\n")
