@@ -6,7 +6,6 @@ one finished. Nothing here fails a trial: while MLflow cannot be reached, calls 
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from mnist_search.facts import EpochFacts, StudyFacts
 from mnist_search.tracking import STATUS, Ending, KnownRun, ModelCard, TrialCard, TrialRun
 from mnist_search.tracking.place import MlflowPlace
-from mnist_search.tracking.prepare import ROLE_TAG
+from mnist_search.tracking.prepare import ROLE_TAG, user
 from mnist_search.tracking.reach import Reach, quieten
 from mnist_search.tracking.summary import leaderboard_csv, study_note
 from mnist_search.version import __version__
@@ -127,7 +126,7 @@ class MlflowTracker:
     def _create(self, card: TrialCard) -> str:
         tags = {
             "mlflow.parentRunId": self._place.parent_run_id,
-            "mlflow.user": getpass.getuser(),
+            "mlflow.user": user(),
             "mlflow.source.name": "mnist-search",
             ROLE_TAG: "trial",
             "study": self._study,

@@ -31,6 +31,14 @@ def prepare(place: MlflowPlace, facts: StudyFacts, warn: Callable[[str], None]) 
     return Reach(warn)("the study", lambda: _prepare(place, facts))
 
 
+def user() -> str:
+    """Who runs this; a container may run under a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
 def _prepare(place: MlflowPlace, facts: StudyFacts) -> MlflowPlace:
     client = MlflowClient(place.tracking_uri)
     experiment_id = _experiment(client, place)
@@ -56,7 +64,7 @@ def _parent(client: MlflowClient, experiment_id: str, facts: StudyFacts) -> str:
         STUDY_TAG: facts.uid,
         ROLE_TAG: "study",
         "study": facts.name,
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": user(),
         "mlflow.source.name": "mnist-search",
         "version": __version__,
     }
