@@ -50,7 +50,7 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, architecture: Architecture, kit: Kit) -> None:
+    def __init__(self, architecture: Architecture, kit: Kit = TORCH) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN))
         self.register_buffer("std", torch.tensor(STD))
