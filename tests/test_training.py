@@ -258,16 +258,6 @@ def test_strip_dropout_is_off_in_evaluation_and_passes_gradients_where_it_keeps(
     assert torch.equal(x.grad, y.detach())
 
 
-def test_a_shared_split_is_the_same_in_memory_that_other_processes_see(small_split):
-    shared = small_split.shared()
-
-    for mine, theirs in ((shared.train, small_split.train), (shared.val, small_split.val)):
-        assert mine.images.is_shared()
-        assert mine.labels.is_shared()
-        assert torch.equal(mine.images, theirs.images)
-    assert shared.to(torch.device("cpu")).train.images is shared.train.images
-
-
 def test_affine_maps_stay_within_their_ranges():
     torch.manual_seed(0)
     how = Augmentation(rotation=20, translation=(0.1, 0.3), scale=(0.8, 1.25), shear=5)

@@ -29,7 +29,7 @@ from mnist_search.tracking import NullTracker, Tracker
 from mnist_search.tracking.place import MlflowPlace, local_file
 
 if TYPE_CHECKING:
-    from mnist_search.training.digits import Digits, Split
+    from mnist_search.training.digits import Digits
 
 TRIALS_AT_ONCE_ON_A_GPU = 4
 
@@ -95,21 +95,20 @@ def _run(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int], Scre
     _refuse_early(plan)
     full = _is_full(plan)
     device, most_jobs = ("cpu", 0) if full else _device(plan.device)
-    digits = None if full else _load(plan.data_dir)
+    data_dir = plan.data_dir if full else _training_data(plan.data_dir)
     ledger = _open(plan)
-    data = cache(lambda: _split(digits or _load(plan.data_dir), ledger.experiment))
     facts = ledger.facts()
     jobs = max(0, min(plan.jobs or most_jobs, facts.trials_target - len(facts.done)))
     screen = make_screen(ledger.facts, jobs)
     with ledger.lock("mirror"):  # or two machines would make two parent runs
         mlflow = _prepare_mlflow(plan, facts, screen)
     tracker = _tracker(mlflow, plan.study, screen)
-    mirror = Mirror(ledger, tracker, lambda: data().val)
+    mirror = Mirror(ledger, tracker, cache(lambda: _validation_images(ledger.experiment, data_dir)))
     mirror.reconcile()
     stop = None
     if jobs:
         job = Job(
-            storage=plan.storage, study=plan.study, data=data(), device=device,
+            storage=plan.storage, study=plan.study, data_dir=data_dir or Path(), device=device,
             precision=plan.precision, mlflow=mlflow, keep_models=plan.keep_models, limits=plan.limits,
         )  # fmt: skip
         stop = _supervise(job, jobs, screen, ledger, tracker)
@@ -168,17 +167,12 @@ def _device(name: str) -> tuple[str, int]:
     return device.type, cores if device.type == "cpu" else min(cores, TRIALS_AT_ONCE_ON_A_GPU)
 
 
-def _load(data_dir: Path | None) -> Digits:
-    from mnist_search.training import digits, files  # torch
+def _training_data(data_dir: Path | None) -> Path:
+    from mnist_search.training import files  # numpy
 
-    return digits.load(files.find(data_dir))
-
-
-def _split(everything: Digits, experiment: Experiment) -> Split:
-    from mnist_search.training.digits import split  # torch
-
-    sizes = (experiment.train_images, experiment.val_images)
-    return split(everything, *sizes, experiment.split_seed).shared()
+    folder = files.find(data_dir)
+    files.verify(folder, files.TRAIN_FILES)
+    return folder.absolute()
 
 
 def _open(plan: Plan) -> Ledger:
@@ -204,3 +198,11 @@ def _tracker(mlflow: MlflowPlace | None, study: str, screen: Screen) -> Tracker:
     from mnist_search.tracking.mlflow_tracker import MlflowTracker  # see above
 
     return MlflowTracker(mlflow, study, lambda text: screen.show(Message(text)))
+
+
+def _validation_images(experiment: Experiment, data_dir: Path | None) -> Digits:
+    from mnist_search.training.device import CPU  # torch
+    from mnist_search.training.digits import load_split
+
+    split = (experiment.train_images, experiment.val_images, experiment.split_seed)
+    return load_split(_training_data(data_dir), *split, CPU).val

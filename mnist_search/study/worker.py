@@ -9,7 +9,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -39,7 +41,6 @@ from mnist_search.tracking import NullTracker, Tracker
 if TYPE_CHECKING:
     from mnist_search.objective import Outcome
     from mnist_search.tracking.place import MlflowPlace
-    from mnist_search.training.digits import Split
     from mnist_search.training.fit import EpochRecord
 
 WAIT_SECONDS = 2.0
@@ -54,14 +55,13 @@ class Job:
     """What a worker process is told; travels by pickle.
 
     Attributes:
-        data: what to train and judge on, in memory that all workers share.
         mlflow: where runs are written; None for nowhere.
         keep_models: how many trained networks the study keeps.
     """
 
     storage: str
     study: str
-    data: Split
+    data_dir: Path
     device: str
     precision: str
     mlflow: MlflowPlace | None
@@ -125,15 +125,19 @@ class Worker:
 
     def __init__(self, job: Job, line: Line) -> None:
         from mnist_search.training import device as devices
+        from mnist_search.training.digits import load_split
 
         self._job = job
         self._line = line
         self._device = devices.resolve_device(job.device)
         self._precision = devices.resolve_precision(job.precision, self._device)
         self._ledger = Ledger.open(Store.open(job.storage, write=True), job.study)
-        self._data = job.data.to(self._device)
+        experiment = self._ledger.experiment
+        split = (experiment.train_images, experiment.val_images, experiment.split_seed)
+        self._data = load_split(job.data_dir, *split, self._device)
         self._tracker = self._make_tracker()
-        self._mirror = Mirror(self._ledger, self._tracker, lambda: job.data.val)
+        val = cache(lambda: self._data.val.to(devices.CPU))
+        self._mirror = Mirror(self._ledger, self._tracker, val)
         self._errors_in_a_row = 0
 
     def _make_tracker(self) -> Tracker:

@@ -36,10 +36,6 @@ class Digits:
         """The same set on another device."""
         return Digits(self.images.to(device), self.labels.to(device))
 
-    def shared(self) -> Digits:
-        """The same set in memory that other processes see when it is sent to them."""
-        return Digits(self.images.share_memory_(), self.labels.share_memory_())
-
     @classmethod
     def from_arrays(cls, images: np.ndarray, labels: np.ndarray) -> Digits:
         """From (N, 28, 28) uint8 images and (N,) labels."""
@@ -53,14 +49,6 @@ class Split:
     train: Digits
     val: Digits
 
-    def to(self, device: torch.device) -> Split:
-        """The same split on another device."""
-        return Split(self.train.to(device), self.val.to(device))
-
-    def shared(self) -> Split:
-        """The same split in memory that other processes see when it is sent to them."""
-        return Split(self.train.shared(), self.val.shared())
-
 
 def split(digits: Digits, train: int, val: int, seed: int) -> Split:
     """``train`` and ``val`` different images, drawn by ``seed``.
@@ -73,11 +61,7 @@ def split(digits: Digits, train: int, val: int, seed: int) -> Split:
     return Split(digits.take(order[val : val + train]), digits.take(order[:val]))
 
 
-def load(folder: Path) -> Digits:
-    """The 60,000 MNIST training images on the CPU, verified; opens no test file."""
-    return Digits.from_arrays(*read_training(folder))
-
-
 def load_split(folder: Path, train: int, val: int, seed: int, device: torch.device) -> Split:
-    """Their split on ``device``."""
-    return split(load(folder), train, val, seed).to(device)
+    """The split of the 60,000 MNIST training images on ``device``; opens no test file."""
+    digits = Digits.from_arrays(*read_training(folder)).to(device)
+    return split(digits, train, val, seed)
