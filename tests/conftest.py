@@ -96,14 +96,14 @@ class Finished:
 def command(tmp_path):
     """Runs ``mnist-search`` as a user would."""
 
-    def call(*arguments: str, **environment: str) -> Finished:
+    def call(*arguments: str, timeout: float = TIMEOUT_OF_A_COMMAND, **environment: str) -> Finished:
         done = subprocess.run(
             [sys.executable, "-m", "mnist_search", *map(str, arguments)],
             cwd=tmp_path,
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_OF_A_COMMAND,
+            timeout=timeout,
             check=False,
         )
         return Finished(done.returncode, done.stdout, done.stderr)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from mnist_search.tracking import KnownRun
 
 
@@ -71,3 +73,10 @@ class RecordingTracker:
 
     def log_study_page(self, html, name):
         self.pages[name] = html
+
+
+class NoTensors(TorchDispatchMode):
+    """While it is entered, every operation on tensors fails, the making of one included."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        raise AssertionError(f"{func} was called")

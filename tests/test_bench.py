@@ -76,10 +76,15 @@ def test_the_seeds_loop_learns_and_counts_its_images(digits, loader_processes):
 
 
 def test_a_steady_rate_leaves_the_warm_up_out():
-    steps = iter([1000, 10, 20])
+    now = 0.0
 
-    assert steady_rate(steps, warm_up=1, timed=2) > 0
-    assert next(steps, None) is None
+    def steps():
+        nonlocal now
+        for seconds, images in ((50.0, 1000), (1.0, 10), (2.0, 20), (100.0, 7)):
+            now += seconds
+            yield images
+
+    assert steady_rate(steps(), warm_up=1, timed=2, clock=lambda: now) == 30 / 3
 
 
 def test_the_study_by_hand_logs_every_step(mnist_dir, tmp_path):
@@ -117,10 +122,8 @@ def test_a_clock_hears_every_call_and_the_run_that_one_opens():
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_bench_prints_stable_names(command, mnist_dir, monkeypatch):
-    monkeypatch.setattr("conftest.TIMEOUT_OF_A_COMMAND", 280)
-
-    done = command("bench", "--quick", "--format", "json", "--data-dir", mnist_dir)
+def test_bench_prints_stable_names(command, mnist_dir):
+    done = command("bench", "--quick", "--format", "json", "--data-dir", mnist_dir, timeout=280)
 
     assert done.code == 0, done.err
     rows = {each["name"]: each for each in json.loads(done.out)}

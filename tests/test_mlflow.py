@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +30,16 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning",
     "ignore::UserWarning",
 )
+
+ROOT = Path(__file__).parent.parent
+NOBODY = ["unshare", "--user", "--map-user=10001", "--map-group=10001"]
+
+
+def can_be_nobody():
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*NOBODY, "true"], capture_output=True, check=False).returncode == 0
+
 
 CURVE = [
     {
@@ -59,9 +72,9 @@ def make_tracker(facts, warnings_heard):
     from mnist_search.tracking.mlflow_tracker import MlflowTracker
     from mnist_search.tracking.prepare import prepare
 
-    def make(uri):
+    def make(uri, **settings):
         place = prepare(place_of(uri, "experiment"), facts, warnings_heard.append)
-        return MlflowTracker(place, "s", warnings_heard.append), place
+        return MlflowTracker(place, "s", warnings_heard.append, **settings), place
 
     return make
 
@@ -255,10 +268,9 @@ def test_a_server_that_goes_away_stops_no_trial_and_gets_all_when_it_is_back(
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("mnist_search.tracking.reach.QUIET_SECONDS", 0.0)
     port = free_port()
     with mlflow_server(tmp_path, port):
-        tracker, place = make_tracker(f"http://127.0.0.1:{port}")
+        tracker, place = make_tracker(f"http://127.0.0.1:{port}", quiet_seconds=0)
         run = tracker.start_trial(card())
         run.log_epoch(CURVE[0])
 
@@ -285,6 +297,19 @@ def test_a_server_that_is_not_there_is_no_place_for_runs(facts, warnings_heard, 
 
     assert prepare(place, facts, warnings_heard.append) is None
     assert len(warnings_heard) == 1
+
+
+@pytest.mark.skipif(not can_be_nobody(), reason="no user namespaces here")
+def test_a_user_without_a_name_is_told_as_unknown(tmp_path):
+    """A container runs under a number that stands in no list of users."""
+    ask = "from mnist_search.tracking.prepare import user; print(user())"
+
+    bare = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}  # neither USER nor LOGNAME
+    told = subprocess.run(
+        [*NOBODY, sys.executable, "-c", ask], env=bare, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+
+    assert told.stdout.strip() == "unknown"
 
 
 @pytest.mark.parametrize("uri", ["file:./mlruns", "./mlruns", "shopping list"])

@@ -8,17 +8,17 @@ from torch import nn
 
 from mnist_search.training.norm import FoldedBatchNorm
 
-pytestmark = pytest.mark.usefixtures("small_maps_too")
 SHAPES = [(32, 12, 28, 28), (32, 10, 7, 7), (64, 7, 13, 13), (8, 16, 24, 24), (32, 33, 6, 6), (128, 4, 3, 3)]
 
 
-@pytest.fixture
-def small_maps_too(monkeypatch):
-    monkeypatch.setattr("mnist_search.training.norm.WORTH_IT", 1)
+class Folded(FoldedBatchNorm):
+    """Folds maps of any size."""
+
+    worth_it = 1
 
 
 def pair(channels, affine):
-    plain, folded = nn.BatchNorm2d(channels, affine=affine), FoldedBatchNorm(channels, affine=affine)
+    plain, folded = nn.BatchNorm2d(channels, affine=affine), Folded(channels, affine=affine)
     if affine:
         nn.init.uniform_(plain.weight, 0.5, 2)
         nn.init.normal_(plain.bias)
@@ -64,7 +64,7 @@ def test_folded_batch_norm_gives_the_values_gradients_and_statistics_of_batch_no
 def test_it_rounds_about_as_batch_norm_does(dtype, last_bit):
     torch.manual_seed(0)
     plain, folded = pair(12, affine=True)
-    exact = FoldedBatchNorm(12).double()
+    exact = Folded(12).double()
     exact.load_state_dict(plain.state_dict())
     x, grad = images((64, 12, 14, 14), dtype), images((64, 12, 14, 14), dtype)
 
@@ -96,9 +96,7 @@ def test_what_does_not_fold_is_left_to_torch(x):
     assert torch.equal(folded(x), plain(x))
 
 
-def test_maps_too_small_to_be_worth_it_are_left_to_torch(monkeypatch):
-    monkeypatch.undo()
-
+def test_maps_too_small_to_be_worth_it_are_left_to_torch():
     assert FoldedBatchNorm(12)._fold_of(images((128, 12, 6, 6))) == 1
     assert FoldedBatchNorm(12)._fold_of(images((128, 12, 28, 28))) == 16
 

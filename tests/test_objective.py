@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from fakes import RecordingTracker
+from fakes import NoTensors, RecordingTracker
 from optuna.trial import TrialState
 
 from experiments import Experiment
@@ -73,11 +73,13 @@ def test_the_weights_that_a_trial_leaves_reproduce_its_score(setup):
     assert count(network) == trial.user_attrs["num_params"]
 
 
-def test_a_trial_over_the_budget_is_pruned_before_any_tensor_or_run_exists(setup, tracker, monkeypatch):
-    monkeypatch.setattr("mnist_search.objective.build", lambda *_: pytest.fail("it was built"))
+def test_a_trial_over_the_budget_is_pruned_before_any_tensor_or_run_exists(setup, tracker):
     widths = dict.fromkeys(setup.experiment.space.width_genes, 13)
 
-    outcome = objective(ask(setup.experiment, depth=7, **widths), setup)
+    trial = ask(setup.experiment, depth=7, **widths)
+
+    with NoTensors():
+        outcome = objective(trial, setup)
 
     assert outcome.state == TrialState.PRUNED
     assert outcome.reason.startswith("over budget: ")

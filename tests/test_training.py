@@ -224,10 +224,9 @@ def test_strip_dropout_drops_each_element_independently_at_its_rate(layout, rate
         assert abs(together - rate * rate) < 5 * math.sqrt(rate * rate / n)
 
 
-def test_two_masks_of_one_strip_are_uncorrelated_and_a_strip_is_not_used_for_ever(monkeypatch):
-    monkeypatch.setattr("mnist_search.training.dropout.STRETCHES", 3)
+def test_two_masks_of_one_strip_are_uncorrelated_and_a_strip_is_not_used_for_ever():
     torch.manual_seed(0)
-    strip = MaskStrip(0.5)
+    strip = MaskStrip(0.5, stretches=3)
     x = torch.ones(64, 8, 24, 24)
 
     masks = [strip.cut(x) for _ in range(4)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
@@ -20,7 +20,7 @@ import typer
 from experiments import SEEDS
 from experiments.recipe import Recipe
 from mnist_search.bench.crew import images
-from mnist_search.bench.lines import append, read
+from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
 from mnist_search.training import files
 from mnist_search.training.device import CPU, resolve_precision, use_one_thread
 from mnist_search.training.fit import fit
@@ -32,9 +32,9 @@ RUNS = 5
 
 def train(
     out: Path,
-    part: Annotated[int, typer.Option(min=0)] = 0,
-    parts: Annotated[int, typer.Option(min=1)] = 1,
-    data_dir: Annotated[Path | None, typer.Option(envvar="MNIST_SEARCH_DATA")] = None,
+    part: PartOption = 0,
+    parts: PartsOption = 1,
+    data_dir: DataOption = None,
 ) -> None:
     """Train this part of the runs, a line of JSON for each."""
     use_one_thread()

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments import Experiment
 from mnist_search.bench.crew import images
-from mnist_search.bench.lines import append, read
+from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
 from mnist_search.study.samplers import derive_seed, sampler_for_trial
 from mnist_search.training import files
 from mnist_search.training.device import CPU, resolve_precision, use_one_thread
@@ -45,9 +45,9 @@ EMA_DECAY = 0.99
 def train(
     out: Path,
     configurations: Annotated[int, typer.Option(min=1)] = 40,
-    part: Annotated[int, typer.Option(min=0)] = 0,
-    parts: Annotated[int, typer.Option(min=1)] = 1,
-    data_dir: Annotated[Path | None, typer.Option(envvar="MNIST_SEARCH_DATA")] = None,
+    part: PartOption = 0,
+    parts: PartsOption = 1,
+    data_dir: DataOption = None,
 ) -> None:
     """Train this part of the configurations, a line of JSON for each training."""
     use_one_thread()

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+PartOption: TypeAlias = Annotated[int, typer.Option(min=0, help="Which part, from 0.")]
+PartsOption: TypeAlias = Annotated[int, typer.Option(min=1, help="Into how many parts the work is cut.")]
+DataOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--data-dir", envvar="MNIST_SEARCH_DATA", help="Folder of the MNIST files.")
+]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

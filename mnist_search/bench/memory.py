@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from mnist_search.bench.lines import DataOption
 from mnist_search.bench.studies import Work, timed_study
 from mnist_search.environment import set_defaults
 from mnist_search.training import files
@@ -18,7 +19,7 @@ from mnist_search.training import files
 
 def main(
     trials: Annotated[int, typer.Option(min=10)] = 200,
-    data_dir: Annotated[Path | None, typer.Option(envvar="MNIST_SEARCH_DATA")] = None,
+    data_dir: DataOption = None,
 ) -> None:
     """Run trials of the reference network on few images in one worker; print its memory."""
     set_defaults()

@@ -101,10 +101,12 @@ def _optimizer(network: nn.Module, how: Optimizer) -> torch.optim.Optimizer:
             return torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay)
 
 
-def steady_rate(steps: Iterator[int], warm_up: int, timed: int) -> float:
+def steady_rate(
+    steps: Iterator[int], warm_up: int, timed: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Images per second over ``timed`` steps, once ``warm_up`` steps have brought it to speed."""
     for _ in range(warm_up):
         next(steps)
-    started = time.perf_counter()
+    started = clock()
     images = sum(next(steps) for _ in range(timed))
-    return images / (time.perf_counter() - started)
+    return images / (clock() - started)

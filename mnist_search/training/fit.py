@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,30 +92,25 @@ def fit(
         Diverged: the loss became NaN, infinite or hopeless.
     """
     torch.manual_seed(seed)
+    device = train.images.device
     batch_size = min(config.batch_size, len(train))
     steps = len(train) // batch_size
     optimizer = make_optimizer(network.parameters(), config.optimizer)
     rate = LearningRate(optimizer, config.schedule, config.epochs, steps)
     average = _average_of(network, config)
 
+    def step(batch: Tensor) -> Tensor:
+        result = _train_step(network, optimizer, train, batch, config, precision)
+        rate.after_step()
+        if average:
+            average.update_parameters(network)
+        return result
+
     for epoch in range(1, config.epochs + 1):
         started = time.perf_counter()
         network.train()
-        totals = torch.zeros(2, device=train.images.device)
-        loss_so_far = 0.0
-        order = torch.randperm(len(train), device=train.images.device)
-        for step in range(steps):
-            last_rate = rate.value
-            batch = order[step * batch_size : (step + 1) * batch_size]
-            totals += _train_step(network, optimizer, train, batch, config, precision)
-            rate.after_step()
-            if average:
-                average.update_parameters(network)
-            if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps:
-                loss_before, loss_so_far = loss_so_far, totals[0].item()
-                recent = (loss_so_far - loss_before) / (step % STEPS_BETWEEN_CHECKS + 1)
-                _check(recent, f"step {step + 1} of epoch {epoch}")
-                checkpoint()
+        batches = torch.randperm(len(train), device=device)[: steps * batch_size].split(batch_size)
+        totals = _train_epoch(step, batches, checkpoint, f"epoch {epoch}")
         trained = time.perf_counter() - started
         loss, correct = (totals / steps).tolist()
         judged = evaluate(average.module if average else network, val) if val else None
@@ -130,10 +125,29 @@ def fit(
             train_accuracy=correct / batch_size,
             val_loss=judged.loss if judged else None,
             val_accuracy=judged.accuracy if judged else None,
-            learning_rate=last_rate,
+            learning_rate=rate.last,
             seconds=time.perf_counter() - started,
             samples_per_second=steps * batch_size / trained,
         )
+
+
+def _train_epoch(
+    step: Callable[[Tensor], Tensor],
+    batches: Sequence[Tensor],
+    checkpoint: Callable[[], None],
+    where: str,
+) -> Tensor:
+    """Run a step on every batch; the sums of what it gives, still on the device."""
+    totals = torch.zeros(2, device=batches[0].device)
+    loss_so_far, looked = 0.0, 0
+    for number, batch in enumerate(batches, 1):
+        totals += step(batch)
+        if number % STEPS_BETWEEN_CHECKS == 0 or number == len(batches):
+            loss_before, loss_so_far = loss_so_far, totals[0].item()
+            _check((loss_so_far - loss_before) / (number - looked), f"step {number} of {where}")
+            looked = number
+            checkpoint()
+    return totals
 
 
 def _train_step(

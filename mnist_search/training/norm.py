@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,15 @@ VECTOR = 32
 COLUMNS = 128
 """Columns are at least this many."""
 
-WORTH_IT = 2**18
-"""Numbers in a map below which putting statistics together costs more than is won."""
-
 
 class FoldedBatchNorm(nn.BatchNorm2d):
-    """``BatchNorm2d``, faster while it trains on channels-last maps on a CPU."""
+    """``BatchNorm2d``, faster while it trains on channels-last maps on a CPU.
+
+    Attributes:
+        worth_it: numbers in a map below which putting statistics together costs more than is won.
+    """
+
+    worth_it: ClassVar[int] = 2**18
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) normalised, same dtype and layout."""
@@ -45,7 +48,7 @@ class FoldedBatchNorm(nn.BatchNorm2d):
         """Pixels in a row: the smallest power of two that gives enough columns, 1 where none helps."""
         channels = x.shape[1]
         fold = VECTOR // math.gcd(channels, VECTOR)
-        if fold == 1 or x.numel() < WORTH_IT or not x.is_contiguous(memory_format=torch.channels_last):
+        if fold == 1 or x.numel() < self.worth_it or not x.is_contiguous(memory_format=torch.channels_last):
             return 1
         while fold * channels < COLUMNS:
             fold *= 2

@@ -34,7 +34,11 @@ def make_optimizer(parameters: Iterable[nn.Parameter], how: Optimizer) -> torch.
 
 
 class LearningRate:
-    """A schedule that is told of every step and of every epoch's accuracy."""
+    """A schedule that is told of every step and of every epoch's accuracy.
+
+    Attributes:
+        last: the rate of the step before.
+    """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, how: Schedule, epochs: int, steps_per_epoch: int
@@ -43,6 +47,7 @@ class LearningRate:
         self._by_step = _by_step(optimizer, how, epochs * steps_per_epoch)
         self._by_epoch = _by_epoch(optimizer, how)
         self._plateau = _plateau(optimizer, how)
+        self.last = self.value
 
     @property
     def value(self) -> float:
@@ -51,6 +56,7 @@ class LearningRate:
 
     def after_step(self) -> None:
         """Move on by one step."""
+        self.last = self.value
         if self._by_step:
             self._by_step.step()
 
