@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,3 +132,13 @@ def test_bench_prints_stable_names(command, mnist_dir):
     assert rows.keys() >= STABLE_NAMES
     assert all(each["min"] <= each["value"] <= each["max"] for each in rows.values())
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_profile_names_the_operators_of_a_step(mnist_dir):
+    profiled = subprocess.run(
+        [sys.executable, "-m", "mnist_search.bench.operators", "profile", "reference", "--data-dir", mnist_dir],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert "aten::convolution_backward" in profiled.stdout

@@ -1,9 +1,10 @@
 """Batch norm of maps with few channels, at the speed of wide ones.
 
 torch's kernels work along the channels of a channels-last map, and leave the vector unit idle
-where these are few: a (128, 12, 28, 28) map in bf16 takes 4.4 ms forward and backward on one
-core. The same memory read as rows of several pixels has as many columns as one likes; statistics
-of the columns that belong to one channel are put together afterwards. That takes 1.1 ms.
+where these are few. The same memory read as rows of several pixels has as many columns as one
+likes; statistics of the columns that belong to one channel are put together afterwards. Forward
+and backward of a (128, 12, 28, 28) map in bf16 take 2.2 ms on one core instead of 4.9 ms, of one
+with 6 channels 1.3 ms instead of 4.9 ms (``python -m mnist_search.bench.operators layers``).
 """
 
 from __future__ import annotations
