@@ -16,10 +16,11 @@ from experiments import Experiment
 from mnist_search.facts import OVER_BUDGET, STATES, EpochFacts
 from mnist_search.publish import trial_card
 from mnist_search.tracking import Ending, NullRun, Tracker, TrialRun
-from mnist_search.training.device import Precision, describe_device
+from mnist_search.training.device import describe_device
 from mnist_search.training.digits import Split
 from mnist_search.training.fit import Diverged, EpochRecord, fit
 from mnist_search.training.model import build
+from mnist_search.training.step import Way
 
 
 class Interrupted(Exception):
@@ -44,7 +45,7 @@ class Setup:
     experiment: Experiment
     data: Split
     device: torch.device
-    precision: Precision
+    way: Way
     tracker: Tracker
     seed_of: Callable[[int], int]
     checkpoint: Callable[[], None]
@@ -83,16 +84,15 @@ def objective(trial: Trial, setup: Setup) -> Outcome:
         limit = setup.experiment.budget
         return Outcome(TrialState.PRUNED, f"{OVER_BUDGET}: {num_params:,} parameters, {limit:,} allowed")
 
-    trial.set_user_attr("device", f"{describe_device(setup.device)}, {setup.precision}")
+    trial.set_user_attr("device", f"{describe_device(setup.device)}, {setup.way}")
     seed = setup.seed_of(trial.number)
     network = build(config.architecture, seed)
     run = setup.tracker.start_trial(trial_card(setup.experiment, trial.number, trial.params, seed, network))
     setup.on_begin(trial.number, num_params, run.run_id)
     outcome = Outcome(TrialState.COMPLETE, run=run)
-    network.to(setup.device).to(memory_format=torch.channels_last)
     epochs = fit(
         network, setup.data.train, setup.data.val, config.training,
-        seed=seed, precision=setup.precision, checkpoint=setup.checkpoint,
+        seed=seed, way=setup.way, checkpoint=setup.checkpoint,
     )  # fmt: skip
     try:
         for record in epochs:

@@ -15,6 +15,7 @@ from mnist_search.study.pruners import pruner_for
 from mnist_search.study.samplers import sampler_for_trial
 from mnist_search.training.device import CPU
 from mnist_search.training.model import build, count
+from mnist_search.training.step import Way
 from search_space import SearchSpace
 
 
@@ -29,7 +30,7 @@ def setup(experiment, small_split, tracker):
         experiment=experiment,
         data=small_split,
         device=CPU,
-        precision="fp32",
+        way=Way(),
         tracker=tracker,
         seed_of=lambda number: number,
         checkpoint=lambda: None,

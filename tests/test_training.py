@@ -12,12 +12,13 @@ from torch import nn
 
 from experiments import SEEDS
 from mnist_search.training.augment import _affine_matrices, augment
-from mnist_search.training.device import CPU, resolve_precision
+from mnist_search.training.device import CPU
 from mnist_search.training.digits import split
 from mnist_search.training.dropout import MaskStrip, StripDropout
 from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, confusion_matrix, evaluate, fit
 from mnist_search.training.model import build
 from mnist_search.training.optim import LearningRate, make_optimizer
+from mnist_search.training.step import Way
 from search_space import TrainingConfig
 from search_space.training import (
     SGD,
@@ -61,9 +62,9 @@ def test_the_last_record_is_what_a_fresh_evaluation_gives(small_split):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_bit_equal_weights(small_split, precision):
     config = replace(CONFIG, augmentation=Augmentation.of_strength(1.0))
-    first, _ = trained(small_split, config, precision=precision)
-    again, _ = trained(small_split, config, precision=precision)
-    other, _ = trained(small_split, config, precision=precision, seed=1)
+    first, _ = trained(small_split, config, way=Way(precision))
+    again, _ = trained(small_split, config, way=Way(precision))
+    other, _ = trained(small_split, config, way=Way(precision), seed=1)
 
     for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -324,12 +325,6 @@ def test_what_lies_outside_is_filled():
 
     assert moved[:, 0, 14, 14].eq(0).all()
     assert moved[:, 0, 0, 0].eq(1).all()
-
-
-def test_fp32_is_what_it_is_asked_to_be():
-    assert resolve_precision("fp32", CPU) == "fp32"
-    assert resolve_precision("bf16", CPU) == "bf16"
-    assert resolve_precision("auto", CPU) in {"bf16", "fp32"}
 
 
 def test_split_shares_no_image_and_repeats(digits):

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
 import typer
 
 from experiments import SEEDS
@@ -22,9 +21,11 @@ from experiments.recipe import Recipe
 from mnist_search.bench.crew import images
 from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
 from mnist_search.training import files
-from mnist_search.training.device import CPU, resolve_precision, use_one_thread
+from mnist_search.training.device import CPU, use_one_thread
 from mnist_search.training.fit import fit
 from mnist_search.training.model import TORCH, build
+from mnist_search.training.probe import fastest_way
+from mnist_search.training.step import Way
 
 RECIPES = ("seed-001", "seed-000")
 RUNS = 5
@@ -51,10 +52,8 @@ def train(
 
 def _run(recipe: Recipe, seed: int, folder: Path, *, fast: bool) -> dict[str, Any]:
     network = build(recipe.architecture, seed, None if fast else TORCH)
-    if fast:
-        network.to(memory_format=torch.channels_last)
-    data, precision = images(folder, "cpu"), resolve_precision("auto" if fast else "fp32", CPU)
-    *_, last = fit(network, data.train, data.val, recipe.training, seed=seed, precision=precision)
+    data, way = images(folder, "cpu"), fastest_way(CPU) if fast else Way("fp32", channels_last=False)
+    *_, last = fit(network, data.train, data.val, recipe.training, seed=seed, way=way)
     return {
         "val_accuracy": last.val_accuracy,
         "val_loss": last.val_loss,

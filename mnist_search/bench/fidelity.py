@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import optuna
-import torch
 import typer
 from scipy.stats import spearmanr
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments import Experiment
 from mnist_search.bench.crew import images
 from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
 from mnist_search.study.samplers import derive_seed, sampler_for_trial
 from mnist_search.training import files
-from mnist_search.training.device import CPU, resolve_precision, use_one_thread
+from mnist_search.training.average import WeightAverage
+from mnist_search.training.device import CPU, use_one_thread
 from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, evaluate, fit
 from mnist_search.training.model import build
+from mnist_search.training.probe import fastest_way
 from search_space import SearchSpace
 
 BUDGET, EPOCHS, SEEDS = 8000, 15, (0, 1)
@@ -81,19 +81,18 @@ def _random_genes(configurations: int) -> Iterator[dict[str, Any]]:
 
 
 def _training(genes: dict[str, Any], epochs: int, seed: int, folder: Path) -> dict[str, Any]:
-    data, precision = images(folder, "cpu"), resolve_precision("auto", CPU)
+    data, way = images(folder, "cpu"), fastest_way(CPU)
     config = SearchSpace.for_budget(BUDGET, epochs=epochs).decode(genes)
     network_seed = derive_seed(seed, 7)
-    network = build(config.architecture, network_seed).to(memory_format=torch.channels_last)
-    decay = get_ema_multi_avg_fn(EMA_DECAY**STEPS_BETWEEN_CHECKS)
-    average = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+    network = build(config.architecture, network_seed).to(memory_format=way.memory_format)
+    average = WeightAverage(network, EMA_DECAY**STEPS_BETWEEN_CHECKS)
     curve: list[dict[str, float | None]] = []
     averaged: dict[int, dict[str, float]] = {}
     diverged = None
     try:
         for record in fit(
-            network, data.train, data.val, config.training, seed=network_seed, precision=precision,
-            checkpoint=lambda: average.update_parameters(network),
+            network, data.train, data.val, config.training, seed=network_seed, way=way,
+            checkpoint=lambda: average.update(network),
         ):  # fmt: skip
             curve.append(
                 {"val_accuracy": record.val_accuracy, "val_loss": record.val_loss, "seconds": record.seconds}

@@ -21,12 +21,13 @@ from mnist_search.bench import reference
 from mnist_search.bench.crew import images
 from mnist_search.bench.lines import DataOption
 from mnist_search.training import files
-from mnist_search.training.device import CPU, resolve_precision, use_one_thread
+from mnist_search.training.device import CPU, use_one_thread
 from mnist_search.training.digits import Digits
 from mnist_search.training.dropout import STRETCHES, MaskStrip, StripDropout
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
 from mnist_search.training.norm import FoldedBatchNorm
+from mnist_search.training.probe import fastest_way
 
 NETWORKS = SEEDS | {"reference": reference.recipe()}
 BATCH = 128
@@ -57,8 +58,8 @@ def profile(
     recipe = NETWORKS[network]
     train = images(files.find(data_dir), "cpu").train
     few = Digits(train.images[: STEPS * BATCH], train.labels[: STEPS * BATCH])
-    module = build(recipe.architecture, 0).to(memory_format=torch.channels_last)
-    epochs = fit(module, few, None, recipe.training, seed=0, precision=resolve_precision("auto", CPU))
+    module = build(recipe.architecture, 0)
+    epochs = fit(module, few, None, recipe.training, seed=0, way=fastest_way(CPU))
     next(epochs)
     with profiler(activities=[ProfilerActivity.CPU]) as profiled:
         next(epochs)

@@ -28,6 +28,7 @@ from mnist_search.tracking.place import place_of
 from mnist_search.tracking.prepare import prepare
 from mnist_search.training.device import CPU
 from mnist_search.training.digits import Split
+from mnist_search.training.step import Way
 
 STORED_TRIALS = 500
 EPOCHS = 15
@@ -111,7 +112,7 @@ def _tracker_seconds(data_dir: Path, folder: Path) -> float:
     outcome = objective(
         claim.trial,
         Setup(
-            experiment=definition, data=data, device=CPU, precision="fp32", tracker=tracker,
+            experiment=definition, data=data, device=CPU, way=Way(), tracker=tracker,
             seed_of=lambda _: 0, checkpoint=lambda: None,
             on_begin=lambda _number, _count, run_id: ledger.remember_mirror(claim.trial_id, str(run_id)),
             on_epoch=lambda _number, _record: None,

@@ -16,10 +16,10 @@ from experiments.recipe import Recipe
 from mnist_search.bench.crew import Crew, images
 from mnist_search.bench.rows import Row, ratio, row
 from mnist_search.bench.seed_loop import seed_loop, steady_rate
-from mnist_search.training.device import resolve_precision
 from mnist_search.training.digits import Digits
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
+from mnist_search.training.probe import fastest_way
 
 WARM_UP = 8
 """Steps of the seeds' loop before it is timed: its loader processes start in them."""
@@ -34,9 +34,9 @@ def our_rate(data_dir: Path, device: str, recipe: Recipe, steps: int) -> float:
     train = images(data_dir, device).train
     size = recipe.training.batch_size
     few = Digits(train.images[: steps * size], train.labels[: steps * size])
-    network = build(recipe.architecture, 0).to(where).to(memory_format=torch.channels_last)
+    network = build(recipe.architecture, 0)
     config = replace(recipe.training, epochs=2)
-    *_, last = fit(network, few, None, config, seed=0, precision=resolve_precision("auto", where))
+    *_, last = fit(network, few, None, config, seed=0, way=fastest_way(where))
     return last.samples_per_second
 
 

@@ -126,11 +126,12 @@ class Worker:
     def __init__(self, job: Job, line: Line) -> None:
         from mnist_search.training import device as devices
         from mnist_search.training.digits import load_split
+        from mnist_search.training.probe import fastest_way
 
         self._job = job
         self._line = line
         self._device = devices.resolve_device(job.device)
-        self._precision = devices.resolve_precision(job.precision, self._device)
+        self._way = fastest_way(self._device, job.precision)
         self._ledger = Ledger.open(Store.open(job.storage, write=True), job.study)
         experiment = self._ledger.experiment
         split = (experiment.train_images, experiment.val_images, experiment.split_seed)
@@ -242,7 +243,7 @@ class Worker:
             experiment=self._ledger.experiment,
             data=self._data,
             device=self._device,
-            precision=self._precision,
+            way=self._way,
             tracker=self._tracker,
             seed_of=lambda number: trial_seed(self._ledger.experiment, number),
             checkpoint=checkpoint,

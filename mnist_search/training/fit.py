@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mnist_search.training.augment import augment
-from mnist_search.training.device import Precision
+from mnist_search.training.average import WeightAverage
 from mnist_search.training.digits import Digits
 from mnist_search.training.optim import LearningRate, make_optimizer
+from mnist_search.training.step import LossWatch, TrainStep, Way
 from search_space import TrainingConfig
+
+PLAIN = Way()
+"""fp32, as torch runs it."""
 
 STEPS_BETWEEN_CHECKS = 25
 """Steps between looks at the loss; a training that diverges ends within two of them."""
@@ -70,7 +72,7 @@ def fit(
     config: TrainingConfig,
     *,
     seed: int,
-    precision: Precision = "fp32",
+    way: Way = PLAIN,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochRecord]:
     """Train ``network`` in place, yielding a record after every epoch.
@@ -80,12 +82,12 @@ def fit(
     the last epoch has been yielded.
 
     Args:
-        network: takes (N, 1, 28, 28) pixels in [0, 1] on the device of ``train``.
+        network: takes (N, 1, 28, 28) pixels in [0, 1]; it is moved to the device of ``train``.
         train: images to learn from.
         val: images to be judged by.
         config: how to train.
         seed: decides order, augmentation and dropout; seeds torch's global generators.
-        precision: of the forward and backward pass; evaluation is always fp32.
+        way: how to do the arithmetic of a step; evaluation is always fp32.
         checkpoint: called every few steps; what it raises ends the training.
 
     Raises:
@@ -93,17 +95,19 @@ def fit(
     """
     torch.manual_seed(seed)
     device = train.images.device
+    network.to(device).to(memory_format=way.memory_format)
     batch_size = min(config.batch_size, len(train))
     steps = len(train) // batch_size
     optimizer = make_optimizer(network.parameters(), config.optimizer)
     rate = LearningRate(optimizer, config.schedule, config.epochs, steps)
-    average = _average_of(network, config)
+    average = WeightAverage(network, config.ema_decay) if config.ema_decay is not None else None
+    update = TrainStep(network, optimizer, train, config, way)
 
     def step(batch: Tensor) -> Tensor:
-        result = _train_step(network, optimizer, train, batch, config, precision)
+        result = update(batch)
         rate.after_step()
         if average:
-            average.update_parameters(network)
+            average.update(network)
         return result
 
     for epoch in range(1, config.epochs + 1):
@@ -139,36 +143,14 @@ def _train_epoch(
 ) -> Tensor:
     """Run a step on every batch; the sums of what it gives, still on the device."""
     totals = torch.zeros(2, device=batches[0].device)
-    loss_so_far, looked = 0.0, 0
+    watch = LossWatch(_check)
     for number, batch in enumerate(batches, 1):
         totals += step(batch)
         if number % STEPS_BETWEEN_CHECKS == 0 or number == len(batches):
-            loss_before, loss_so_far = loss_so_far, totals[0].item()
-            _check((loss_so_far - loss_before) / (number - looked), f"step {number} of {where}")
-            looked = number
+            watch.look(totals[0], number, f"step {number} of {where}")
             checkpoint()
+    watch.arrive()
     return totals
-
-
-def _train_step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    train: Digits,
-    batch: Tensor,
-    config: TrainingConfig,
-    precision: Precision,
-) -> Tensor:
-    """One update; the batch's mean loss and its number of right answers, still on the device."""
-    labels = train.labels[batch]
-    pixels = augment(train.images[batch].float() / 255, config.augmentation)
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = network(pixels.contiguous(memory_format=torch.channels_last)).float()
-    loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    with torch.no_grad():
-        return torch.stack((loss, (logits.argmax(1) == labels).sum()))
 
 
 @torch.no_grad()
@@ -187,13 +169,6 @@ def evaluate(network: nn.Module, digits: Digits) -> Evaluation:
 def confusion_matrix(predictions: Tensor, labels: Tensor) -> Tensor:
     """(10, 10) int64 counts, a row per true digit and a column per answer."""
     return torch.bincount(10 * labels + predictions, minlength=100).view(10, 10)
-
-
-def _average_of(network: nn.Module, config: TrainingConfig) -> AveragedModel | None:
-    if config.ema_decay is None:
-        return None
-    decay = get_ema_multi_avg_fn(config.ema_decay)
-    return AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
 
 
 def _check(loss: float, where: str) -> None:

@@ -1,0 +1,158 @@
+"""Which way of doing a step's arithmetic is fastest here: measured once and remembered."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from mnist_search.errors import UnusableConfiguration
+from mnist_search.training.device import describe_device
+from mnist_search.training.digits import Digits
+from mnist_search.training.model import build
+from mnist_search.training.optim import make_optimizer
+from mnist_search.training.step import Precision, TrainStep, Way
+from search_space import Architecture, TrainingConfig
+from search_space.architecture import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Linear,
+    MaxPool,
+    ReLU,
+)  # fmt: skip
+from search_space.training import SGD, Augmentation
+
+Milliseconds: TypeAlias = dict[str, float | str]
+"""Of a step, by the name of its way; where a way does not work, what was said about it."""
+
+WARM_UP, ROUNDS, STEPS = 2, 2, 3
+"""Steps before a way is timed; how often it is, in turns with the others; steps each time."""
+
+
+def fastest_way(device: torch.device, precision: str = "auto", cache: Path | None = None) -> Way:
+    """The fastest way of ``precision`` on this device, or of any.
+
+    Measured on a typical small network when asked for the first time, a second or two, and kept
+    in ``cache`` (in the user's cache folder by default) for this device and version of torch.
+    Where nothing can be kept it is measured every time.
+
+    Raises:
+        UnusableConfiguration: nothing of that precision works here.
+    """
+    took = _remembered(device, cache or user_cache_path("mnist-search") / "ways.json")
+    working = {
+        way: milliseconds
+        for way in ways(device)
+        if precision in ("auto", way.precision) and isinstance(milliseconds := took[str(way)], float)
+    }
+    if not working:
+        raise UnusableConfiguration(
+            f"{precision} does not work on {describe_device(device)}; take --precision auto"
+        )
+    return min(working, key=working.__getitem__)
+
+
+def ways(device: torch.device) -> list[Way]:
+    """What may work on a device of this kind."""
+    graph = (True, False) if device.type == "cuda" else (False,)
+    precisions: tuple[Precision, ...] = ("bf16", "fp32")
+    return [Way(*choice) for choice in product(precisions, (True, False), graph)]
+
+
+def _remembered(device: torch.device, cache: Path) -> Milliseconds:
+    """What was measured before, or is measured now, by one process at a time."""
+    here = f"{describe_device(device)}, {_instructions()}, torch {torch.__version__}"
+    with suppress(OSError):  # a cache that cannot be kept is no reason not to train
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{cache}.lock"):
+            known = _read(cache)
+            if known.get(here, {}).keys() != {str(way) for way in ways(device)}:
+                known[here] = measure(device)
+                cache.write_text(json.dumps(known, indent=1))
+            return known[here]
+    return measure(device)
+
+
+def _read(cache: Path) -> dict[str, Milliseconds]:
+    try:
+        known = json.loads(cache.read_text())
+    except (FileNotFoundError, ValueError):  # none yet, or cut short: it is written anew
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _instructions() -> str:
+    """What the CPU can do, which its name does not tell on a virtual machine."""
+    return " ".join(sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True))
+
+
+def measure(device: torch.device) -> Milliseconds:
+    """Time every way in turns; the best round counts."""
+    took: Milliseconds = {}
+    steps = {}
+    for way in ways(device):
+        try:
+            step, batch = _step(device, way)
+            for _ in range(WARM_UP):
+                step(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # torch has no kernel for it here
+            took[str(way)] = str(error).splitlines()[0]
+        else:
+            steps[way] = step
+    for _, (way, step) in product(range(ROUNDS), steps.items()):
+        milliseconds = _time(step, batch)
+        took[str(way)] = min(milliseconds, float(took.get(str(way), milliseconds)))
+    return took
+
+
+def _time(step: TrainStep, batch: torch.Tensor) -> float:
+    started = time.perf_counter()
+    for _ in range(STEPS):
+        result = step(batch)
+    result.tolist()  # waits for the device
+    return 1e3 * (time.perf_counter() - started) / STEPS
+
+
+def _step(device: torch.device, way: Way) -> tuple[TrainStep, torch.Tensor]:
+    """A step of a typical network on images of noise, and a batch for it."""
+    size = 128
+    images = torch.randint(0, 256, (size, 1, 28, 28), dtype=torch.uint8)
+    train = Digits(images, torch.arange(size) % 10).to(device)
+    config = TrainingConfig(
+        epochs=1, batch_size=size, optimizer=SGD(0.01), augmentation=Augmentation.of_strength(0.5)
+    )
+    network = build(_network(), 0).to(device).to(memory_format=way.memory_format).train()
+    optimizer = make_optimizer(network.parameters(), config.optimizer)
+    return TrainStep(network, optimizer, train, config, way), torch.arange(size, device=device)
+
+
+def _network() -> Architecture:
+    def block(width: int) -> tuple[Layer, ...]:
+        return Conv(width, 3), BatchNorm(), ReLU(), Dropout(0.05)
+
+    return Architecture(
+        (
+            *block(8),
+            *block(16),
+            MaxPool(2),
+            *block(12),
+            *block(16),
+            *block(20),
+            GlobalAvgPool(),
+            Flatten(),
+            Linear(10),
+        )
+    )
