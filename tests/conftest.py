@@ -56,11 +56,17 @@ def digits():
     return Digits.from_arrays(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1])
 
 
+def split(digits, train, val, seed):
+    """A split of some digits, as one of all of them is made."""
+    from mnist_search.training.digits import Digits, Split, shuffled
+
+    order = shuffled(digits.images[:, 0].numpy(), digits.labels.numpy(), seed)
+    return Split.of(Digits.from_arrays(*order), train, val, torch.device("cpu"))
+
+
 @pytest.fixture(scope="session")
 def small_split(digits):
     """1,000 digits to learn from and 500 to be judged by."""
-    from mnist_search.training.digits import split
-
     return split(digits, train=1000, val=500, seed=0)
 
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import split
 from torch import nn
 
 from experiments import SEEDS
 from mnist_search.training.augment import _affine_matrices, augment
 from mnist_search.training.device import CPU
-from mnist_search.training.digits import split
 from mnist_search.training.dropout import MaskStrip, StripDropout
 from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, confusion_matrix, evaluate, fit
 from mnist_search.training.model import build

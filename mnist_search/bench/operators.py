@@ -22,7 +22,6 @@ from mnist_search.bench.crew import images
 from mnist_search.bench.lines import DataOption
 from mnist_search.training import files
 from mnist_search.training.device import CPU, use_one_thread
-from mnist_search.training.digits import Digits
 from mnist_search.training.dropout import STRETCHES, MaskStrip, StripDropout
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
@@ -57,7 +56,7 @@ def profile(
     use_one_thread()
     recipe = NETWORKS[network]
     train = images(files.find(data_dir), "cpu").train
-    few = Digits(train.images[: STEPS * BATCH], train.labels[: STEPS * BATCH])
+    few = train[: STEPS * BATCH]
     module = build(recipe.architecture, 0)
     epochs = fit(module, few, None, recipe.training, seed=0, way=fastest_way(CPU))
     next(epochs)

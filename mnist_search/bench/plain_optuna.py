@@ -31,7 +31,7 @@ def plain_study(data_dir: Path, folder: Path, train_images: int, trials: int = 1
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     mlflow.set_experiment("plain")
     train = images(data_dir, "cpu").train
-    few = Digits(train.images[:train_images], train.labels[:train_images])
+    few = train[:train_images]
     study = optuna.create_study(storage=f"sqlite:///{folder}/study.db", direction="minimize")
     for _ in range(trials + 1):
         study.enqueue_trial({name: reference.GENES[name] for name in WIDTHS})

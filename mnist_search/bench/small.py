@@ -98,7 +98,7 @@ def logging_tax(data_dir: Path, folder: Path, samples_per_second: float) -> Iter
 
 def _tracker_seconds(data_dir: Path, folder: Path) -> float:
     everything = images(data_dir, "cpu")
-    data = Split(everything.train.take(np.arange(1000)), everything.val.take(np.arange(1000)))
+    data = Split(everything.train[:1000], everything.val[:1000])
     definition = reference.experiment(EPOCHS, 1000, 1000)
     store = Store.open_or_create(f"sqlite:///{folder}/logging.db")
     ledger = Ledger.open_or_create(store, "logging", definition, 1)

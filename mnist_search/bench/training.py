@@ -16,7 +16,6 @@ from experiments.recipe import Recipe
 from mnist_search.bench.crew import Crew, images
 from mnist_search.bench.rows import Row, ratio, row
 from mnist_search.bench.seed_loop import seed_loop, steady_rate
-from mnist_search.training.digits import Digits
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
 from mnist_search.training.probe import fastest_way
@@ -33,7 +32,7 @@ def our_rate(data_dir: Path, device: str, recipe: Recipe, steps: int) -> float:
     where = torch.device(device)
     train = images(data_dir, device).train
     size = recipe.training.batch_size
-    few = Digits(train.images[: steps * size], train.labels[: steps * size])
+    few = train[: steps * size]
     network = build(recipe.architecture, 0)
     config = replace(recipe.training, epochs=2)
     *_, last = fit(network, few, None, config, seed=0, way=fastest_way(where))

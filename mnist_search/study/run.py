@@ -91,6 +91,8 @@ def run_study(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int],
 
 
 def _run(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int], Screen]) -> Result:
+    from mnist_search.training.shared import shared_digits  # torch
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _refuse_early(plan)
     full = _is_full(plan)
@@ -107,11 +109,13 @@ def _run(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int], Scre
     mirror.reconcile()
     stop = None
     if jobs:
-        job = Job(
-            storage=plan.storage, study=plan.study, data_dir=data_dir or Path(), device=device,
-            precision=plan.precision, mlflow=mlflow, keep_models=plan.keep_models, limits=plan.limits,
-        )  # fmt: skip
-        stop = _supervise(job, jobs, screen, ledger, tracker)
+        assert data_dir is not None  # None only where nothing is left to train
+        with shared_digits(data_dir, ledger.experiment.split_seed) as digits:
+            job = Job(
+                storage=plan.storage, study=plan.study, data_dir=data_dir, digits=digits, device=device,
+                precision=plan.precision, mlflow=mlflow, keep_models=plan.keep_models, limits=plan.limits,
+            )  # fmt: skip
+            stop = _supervise(job, jobs, screen, ledger, tracker)
         page = plots_page(ledger.study)
         if page:
             tracker.log_study_page(page, "plots.html")

@@ -41,7 +41,9 @@ from mnist_search.tracking import NullTracker, Tracker
 if TYPE_CHECKING:
     from mnist_search.objective import Outcome
     from mnist_search.tracking.place import MlflowPlace
+    from mnist_search.training.digits import Split
     from mnist_search.training.fit import EpochRecord
+    from mnist_search.training.shared import SharedDigits
 
 WAIT_SECONDS = 2.0
 """Between looks whether another worker's trial was left to be begun again."""
@@ -55,6 +57,7 @@ class Job:
     """What a worker process is told; travels by pickle.
 
     Attributes:
+        digits: the training images; None to read them from ``data_dir``.
         mlflow: where runs are written; None for nowhere.
         keep_models: how many trained networks the study keeps.
     """
@@ -62,6 +65,7 @@ class Job:
     storage: str
     study: str
     data_dir: Path
+    digits: SharedDigits | None
     device: str
     precision: str
     mlflow: MlflowPlace | None
@@ -125,7 +129,6 @@ class Worker:
 
     def __init__(self, job: Job, line: Line) -> None:
         from mnist_search.training import device as devices
-        from mnist_search.training.digits import load_split
         from mnist_search.training.probe import fastest_way
 
         self._job = job
@@ -134,12 +137,18 @@ class Worker:
         self._way = fastest_way(self._device, job.precision)
         self._ledger = Ledger.open(Store.open(job.storage, write=True), job.study)
         experiment = self._ledger.experiment
-        split = (experiment.train_images, experiment.val_images, experiment.split_seed)
-        self._data = load_split(job.data_dir, *split, self._device)
+        self._data = self._load(experiment.train_images, experiment.val_images, experiment.split_seed)
         self._tracker = self._make_tracker()
         val = cache(lambda: self._data.val.to(devices.CPU))
         self._mirror = Mirror(self._ledger, self._tracker, val)
         self._errors_in_a_row = 0
+
+    def _load(self, train: int, val: int, seed: int) -> Split:
+        from mnist_search.training.digits import load_split
+
+        if self._job.digits is not None:
+            return self._job.digits.split(train, val, self._device)
+        return load_split(self._job.data_dir, train, val, seed, self._device)
 
     def _make_tracker(self) -> Tracker:
         if self._job.mlflow is None:

@@ -27,10 +27,9 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: np.ndarray) -> Digits:
-        """These images, in this order, as a set of their own."""
-        chosen = torch.from_numpy(indices).to(self.labels.device)
-        return Digits(self.images[chosen], self.labels[chosen])
+    def __getitem__(self, which: slice) -> Digits:
+        """A part of the set, without a copy."""
+        return Digits(self.images[which], self.labels[which])
 
     def to(self, device: torch.device) -> Digits:
         """The same set on another device."""
@@ -39,7 +38,7 @@ class Digits:
     @classmethod
     def from_arrays(cls, images: np.ndarray, labels: np.ndarray) -> Digits:
         """From (N, 28, 28) uint8 images and (N,) labels."""
-        return cls(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+        return cls(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,26 @@ class Split:
     train: Digits
     val: Digits
 
+    @classmethod
+    def of(cls, shuffled_digits: Digits, train: int, val: int, device: torch.device) -> Split:
+        """The first ``val`` to be judged by and the next ``train`` to learn from.
 
-def split(digits: Digits, train: int, val: int, seed: int) -> Split:
-    """``train`` and ``val`` different images, drawn by ``seed``.
+        So fewer training images leave the validation set as it is.
+        """
+        return cls(train=shuffled_digits[val : val + train].to(device), val=shuffled_digits[:val].to(device))
 
-    The permutation comes from ``numpy.random.RandomState``, whose stream is frozen for ever
-    (NEP 19), so that a split never changes under a study. Validation images come first in it:
-    fewer training images leave the validation set as it is.
+
+def shuffled(images: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels in the order that ``seed`` stands for.
+
+    It comes from ``numpy.random.RandomState``, whose stream is frozen for ever (NEP 19), so that
+    a split never changes under a study.
     """
-    order = np.random.RandomState(seed).permutation(len(digits))
-    return Split(digits.take(order[val : val + train]), digits.take(order[:val]))
+    order = np.random.RandomState(seed).permutation(len(labels))
+    return images[order], labels[order]
 
 
 def load_split(folder: Path, train: int, val: int, seed: int, device: torch.device) -> Split:
     """The split of the 60,000 MNIST training images on ``device``; opens no test file."""
-    digits = Digits.from_arrays(*read_training(folder)).to(device)
-    return split(digits, train, val, seed)
+    digits = Digits.from_arrays(*shuffled(*read_training(folder), seed))
+    return Split.of(digits, train, val, device)
