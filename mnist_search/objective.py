@@ -109,7 +109,7 @@ def objective(trial: Trial, setup: Setup) -> Outcome:
         outcome.state, outcome.reason = TrialState.PRUNED, str(limit_reached)
     except Diverged as error:
         outcome.state, outcome.reason = TrialState.FAIL, f"diverged: {error}"
-    except (Interrupted, OSError, StorageInternalError, torch.AcceleratorError):
+    except (Interrupted, OSError, StorageInternalError, torch.AcceleratorError, torch.OutOfMemoryError):
         raise  # not the trial's fault: it is begun again
     except Exception as error:  # noqa: BLE001 - the trial fails, and says why
         outcome.state, outcome.reason = TrialState.FAIL, f"error: {type(error).__name__}: {error}"

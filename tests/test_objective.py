@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
+import torch
 from fakes import NoTensors, RecordingTracker
 from optuna.trial import TrialState
 
@@ -119,7 +120,7 @@ def test_a_trial_that_raises_fails_with_its_traceback(setup):
     assert "in broken" in outcome.traceback
 
 
-@pytest.mark.parametrize("kind", [Interrupted, OSError])
+@pytest.mark.parametrize("kind", [Interrupted, OSError, torch.OutOfMemoryError])
 def test_what_is_not_the_trials_fault_is_raised(setup, kind):
     def stop():
         raise kind("no space left")

@@ -58,8 +58,15 @@ class WorkerFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class NoRoom:
+    """The device has no memory for one trial more; the worker leaves, its trial is put back."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerDone:
     """The worker has nothing left to do."""
 
 
-Event: TypeAlias = TrialBegan | TrialEpoch | TrialEnded | Message | LimitReached | WorkerFailed | WorkerDone
+Event: TypeAlias = (
+    TrialBegan | TrialEpoch | TrialEnded | Message | LimitReached | WorkerFailed | NoRoom | WorkerDone
+)

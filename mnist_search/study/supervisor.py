@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from mnist_search.errors import MnistSearchError, TryAgain
 from mnist_search.study import worker
-from mnist_search.study.events import Event, LimitReached, Message, WorkerDone, WorkerFailed
+from mnist_search.study.events import Event, LimitReached, Message, NoRoom, WorkerDone, WorkerFailed
 from mnist_search.study.worker import Job
 
 STOP_SECONDS = 20.0
@@ -54,6 +54,7 @@ class _Crew:
 
     job: Job
     screen: Screen
+    work: Callable[[Job, Connection], None]
     processes: dict[Connection, BaseProcess] = field(default_factory=dict)
     restarts: int = 0
     stop: Stop | None = None
@@ -63,7 +64,7 @@ class _Crew:
         """Start a worker in a fresh interpreter: nothing of ours survives a fork well."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=worker.main, args=(self.job, theirs), daemon=True)
+        process = context.Process(target=self.work, args=(self.job, theirs), daemon=True)
         # A terminal's Ctrl-C reaches the workers too; they inherit that it is not for them.
         ours_to_hear = signal.signal(signal.SIGINT, signal.SIG_IGN)
         process.start()
@@ -97,11 +98,23 @@ class _Crew:
                 self.failure = self.failure or event
                 self._part(line)
                 self.ask_to_stop(Stop(event.text))
+            case NoRoom():
+                self._part(line)
+                self._go_on_with_fewer()
             case LimitReached(reason):
                 self.screen.show(Message(reason))
                 self.ask_to_stop(Stop(reason))
             case _:
                 self.screen.show(event)
+
+    def _go_on_with_fewer(self) -> None:
+        """The other workers have the room that this one left."""
+        if self.processes:
+            text = f"the device has no memory for more; going on with --jobs {len(self.processes)}"
+            self.screen.show(Message(text))
+        else:
+            text = "the device has no memory for one trial; free some, then run the same command again"
+            self.failure = self.failure or WorkerFailed(TryAgain.exit_code, text, "")
 
     def _part(self, line: Connection) -> None:
         process = self.processes.pop(line)
@@ -130,8 +143,16 @@ class _Crew:
             self._part(line)
 
 
-def supervise(job: Job, jobs: int, screen: Screen) -> Stop | None:
+def supervise(
+    job: Job, jobs: int, screen: Screen, work: Callable[[Job, Connection], None] = worker.main
+) -> Stop | None:
     """Keep ``jobs`` workers at the study until it is full, a limit is reached or a signal comes.
+
+    Args:
+        job: what every worker is told.
+        jobs: workers to begin with; there will be fewer if the device has no room for them.
+        screen: shows what they tell.
+        work: what a worker process runs.
 
     Returns:
         None when no place was left, else why the workers were stopped.
@@ -140,7 +161,7 @@ def supervise(job: Job, jobs: int, screen: Screen) -> Stop | None:
         MnistSearchError: what a worker could not go on for.
         TryAgain: workers died again and again.
     """
-    crew = _Crew(job, screen)
+    crew = _Crew(job, screen, work)
     deadline = time.monotonic() + (job.limits.timeout or float("inf"))
     with _hearing_signals(crew):
         for _ in range(jobs):

@@ -24,6 +24,7 @@ from mnist_search.study.events import (
     Event,
     LimitReached,
     Message,
+    NoRoom,
     TrialBegan,
     TrialEnded,
     TrialEpoch,
@@ -103,7 +104,7 @@ class Line:
 
 def main(job: Job, connection: Connection) -> None:
     """Entry of a worker process."""
-    from mnist_search.training.device import use_one_thread  # torch: in workers only
+    from mnist_search.training.device import is_out_of_memory, use_one_thread  # torch: in workers only
 
     use_one_thread()
     line = Line(connection)
@@ -118,7 +119,8 @@ def main(job: Job, connection: Connection) -> None:
         text = f"cannot write ({error}); make room or mend it, then run the same command again"
         line.tell(WorkerFailed(DiskError.exit_code, text, traceback.format_exc()))
     except Exception as error:  # noqa: BLE001 - a bug outside any trial: the supervisor shows it
-        line.tell(WorkerFailed(1, f"{type(error).__name__}: {error}", traceback.format_exc()))
+        bug = WorkerFailed(1, f"{type(error).__name__}: {error}", traceback.format_exc())
+        line.tell(NoRoom() if is_out_of_memory(error) else bug)
     else:
         if not line.hung_up:  # one that was told to leave alone is replaced
             line.tell(WorkerDone())

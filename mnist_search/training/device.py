@@ -38,6 +38,11 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type} {torch.cpu.get_capabilities().get('cpu_name', '')}".strip()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU had no room for something."""
+    return isinstance(error, torch.OutOfMemoryError)
+
+
 def use_one_thread() -> None:
     """Give this process one core: several such processes outrun one with several threads.
 
