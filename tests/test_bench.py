@@ -9,12 +9,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from optuna.pruners import MedianPruner, NopPruner
 
 from experiments import SEEDS
-from mnist_search.bench import reference, small
+from mnist_search.bench import pruning, reference, searching, small
 from mnist_search.bench.crew import Crew
+from mnist_search.bench.lines import append
 from mnist_search.bench.plain_optuna import plain_study
 from mnist_search.bench.rows import ratio, row
 from mnist_search.bench.seed_loop import PilDigits, seed_loop, seed_transforms, steady_rate
@@ -142,3 +145,55 @@ def test_a_profile_names_the_operators_of_a_step(mnist_dir):
     )  # fmt: skip
 
     assert "aten::convolution_backward" in profiled.stdout
+
+
+RISING = [[0.1, 0.5, 0.9], [0.1, 0.5, 0.8]]
+FLAT = [[0.2, 0.2, 0.2], [0.2, 0.2, 0.2]]
+
+
+def test_a_replayed_search_is_judged_by_the_training_it_did_not_see():
+    both = pruning.search([RISING, FLAT], order=0, seen=0, pruner=NopPruner(), allowance=6)
+
+    assert both == pruning.Replayed(found=0.8, started=2, finished=2)
+
+
+def test_a_replayed_search_ends_when_its_epochs_are_spent():
+    one = pruning.search([RISING] * 5, order=0, seen=1, pruner=NopPruner(), allowance=3)
+
+    assert one == pruning.Replayed(found=0.9, started=1, finished=1)
+
+
+def test_a_pruner_ends_a_replayed_training_early():
+    pruner = MedianPruner(n_startup_trials=1, n_warmup_steps=0)
+    order = np.random.default_rng(0).permutation(2).tolist()
+    networks = [FLAT, FLAT]
+    networks[order[0]] = RISING
+    networks[order[1]] = [[0.05, 0.05, 0.05]] * 2
+
+    pruned = pruning.search(networks, order=0, seen=0, pruner=pruner, allowance=4)
+
+    assert pruned == pruning.Replayed(found=0.8, started=2, finished=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", searching.arms(0))
+def test_every_search_that_is_compared_trains_what_fits(name, small_split):
+    arm = searching.arms(0)[name]
+
+    found = searching.search(arm, small_split, trials=2)
+
+    assert len(found["curve"]) == 2
+    assert found["num_params"] <= searching.BUDGET
+    assert all(0 < accuracy < 1 for accuracy in found["again"])
+    assert (found["over"] > 0) == name.startswith("plain")
+
+
+def test_the_table_of_searches_tells_every_arm_that_has_run(tmp_path, capsys):
+    line = {"curve": [0.9, 0.98], "over": 3, "num_params": 7900, "again": [0.97, 0.99]}
+    append(tmp_path / "lines", {"arm": "ours: TPE, filled", "seed": 0} | line)
+
+    searching.report(tmp_path / "lines")
+
+    told = capsys.readouterr().out
+    assert "| ours: TPE, filled | 1 | 98.000 (nan) | 98.00 | 98.00 | 98.00 | 3 |" in told
+    assert "random" not in told

@@ -112,7 +112,7 @@ def _training(genes: dict[str, Any], epochs: int, seed: int, folder: Path) -> di
 
 def report(out: Path) -> None:
     """Print the rank correlation of every early reading with the accuracy at the end."""
-    done = _complete(read(out))
+    done = complete(read(out))
     ends = [
         {n: kinds["full"][seed]["curve"][-1]["val_accuracy"] for n, kinds in done.items()} for seed in SEEDS
     ]
@@ -138,7 +138,7 @@ def _rho(readings: dict[int, float], final: dict[int, float], among: list[int]) 
     return float(found.statistic)
 
 
-def _complete(lines: list[dict[str, Any]]) -> dict[int, dict[str, list[dict[str, Any]]]]:
+def complete(lines: list[dict[str, Any]]) -> dict[int, dict[str, list[dict[str, Any]]]]:
     """Trainings by configuration and kind, of configurations that have them all and never diverged."""
     done: dict[int, dict[str, list[dict[str, Any]]]] = {}
     for line in lines:
