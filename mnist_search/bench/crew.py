@@ -32,9 +32,13 @@ class Crew:
     Args:
         processes: how many.
         one_thread: give each a single thread, as a worker has, instead of torch's own choice.
+
+    Attributes:
+        processes: how many there are.
     """
 
     def __init__(self, processes: int, *, one_thread: bool) -> None:
+        self.processes = processes
         self._open = ExitStack()
         context = multiprocessing.get_context("spawn")
         begin = use_one_thread if one_thread else None

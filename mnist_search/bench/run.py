@@ -11,6 +11,7 @@ import torch
 
 from experiments import SEEDS
 from mnist_search.bench import reference, small, studies, training
+from mnist_search.bench.crew import Crew
 from mnist_search.bench.rows import Row
 from mnist_search.training import files
 from mnist_search.training.device import describe_device, resolve_device, usable_cores
@@ -60,21 +61,23 @@ def measure(effort: Effort, data_dir: Path | None, device_name: str, folder: Pat
 
     processes = cores if device == "cpu" else 1
     seeds = list(SEEDS.values()) if effort.all_seeds else [SEEDS["seed-001"]]
-    with training.Loops(data_dir, device, cores, effort.rounds, effort.steps) as loops:
-        for recipe in seeds:
-            yield from loops.measure(recipe)
-        speed, *rest = loops.measure_reference(reference.recipe(), beside_theirs=effort.all_seeds)
-    yield from (speed, *rest)
-    yield from small.logging_tax(data_dir, folder, speed.value / processes)
-
     work = studies.Work(
         data_dir=data_dir, device=device, epochs=effort.epochs, train_images=effort.train_images
     )
     jobs = sorted({1, cores}) if device == "cpu" else AT_ONCE_ON_A_GPU
-    yield from studies.measure(
-        work, folder, jobs, rounds=effort.rounds,
-        trials_each=effort.trials_each, plain_images=effort.train_images // 4,
-    )  # fmt: skip
+    with Crew(processes, one_thread=True) as ours, Crew(1, one_thread=False) as theirs:
+        loops = training.Loops(
+            ours, theirs, data_dir=data_dir, device=device, rounds=effort.rounds, steps=effort.steps
+        )
+        for recipe in seeds:
+            yield from loops.measure(recipe)
+        speed, *rest = loops.measure_reference(reference.recipe(), beside_theirs=effort.all_seeds)
+        yield from (speed, *rest)
+        yield from small.logging_tax(data_dir, folder, speed.value / processes)
+        yield from studies.measure(
+            work, folder, jobs, theirs, rounds=effort.rounds,
+            trials_each=effort.trials_each, plain_images=effort.train_images // 4,
+        )  # fmt: skip
 
 
 def machine(device_name: str) -> dict[str, str | int]:

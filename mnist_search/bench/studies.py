@@ -95,18 +95,24 @@ def _showing(clock: Clock) -> Callable[[Callable[[], StudyFacts], int], Clock]:
 
 
 def measure(
-    work: Work, folder: Path, jobs: Sequence[int], *, rounds: int, trials_each: int, plain_images: int
+    work: Work,
+    folder: Path,
+    jobs: Sequence[int],
+    by_hand: Crew,
+    *,
+    rounds: int,
+    trials_each: int,
+    plain_images: int,
 ) -> Iterator[Row]:
     """Trials per hour with one worker, with several, and of the study written by hand, alternating."""
     clocks: dict[int, list[Clock]] = {k: [] for k in jobs}
     plain: list[float] = []
-    with Crew(1, one_thread=False) as by_hand:
-        for number in range(rounds):
-            for k, taken in clocks.items():
-                taken.append(timed_study(work, folder, k, trials_each * k))
-            place = folder / f"plain-{number}"
-            place.mkdir()
-            plain.append(by_hand.alone(plain_study, work.data_dir, place, plain_images))
+    for number in range(rounds):
+        for k, taken in clocks.items():
+            taken.append(timed_study(work, folder, k, trials_each * k))
+        place = folder / f"plain-{number}"
+        place.mkdir()
+        plain.append(by_hand.alone(plain_study, work.data_dir, place, plain_images))
     rates = {k: [3600 * trials_each * k / c.seconds for c in taken] for k, taken in clocks.items()}
     what = f"trials of {work.images_per_trial:,} images, logged to MLflow"
     for k in jobs:

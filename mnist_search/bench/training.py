@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
 
 import torch
 
@@ -16,6 +14,7 @@ from experiments.recipe import Recipe
 from mnist_search.bench.crew import Crew, images
 from mnist_search.bench.rows import Row, ratio, row
 from mnist_search.bench.seed_loop import seed_loop, steady_rate
+from mnist_search.training.device import usable_cores
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
 from mnist_search.training.probe import fastest_way
@@ -62,23 +61,15 @@ class Loops:
     threads and as many loader processes as serve it best.
     """
 
-    def __init__(self, data_dir: Path, device: str, cores: int, rounds: int, steps: int) -> None:
+    def __init__(
+        self, ours: Crew, theirs: Crew, *, data_dir: Path, device: str, rounds: int, steps: int
+    ) -> None:
+        self._ours = ours
+        self._theirs = theirs
         self._data_dir = data_dir
         self._device = device
-        self._cores = cores
         self._rounds = rounds
         self._steps = steps
-        self._processes = cores if device == "cpu" else 1
-
-    def __enter__(self) -> Self:
-        with ExitStack() as opened:
-            self._ours = opened.enter_context(Crew(self._processes, one_thread=True))
-            self._theirs = opened.enter_context(Crew(1, one_thread=False))
-            self._open = opened.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
 
     def measure(self, recipe: Recipe) -> Iterator[Row]:
         """Both loops on one recipe; seed 001 also core against core."""
@@ -87,7 +78,7 @@ class Loops:
         for _ in range(self._rounds):
             ours.append(self._whole_machine(recipe))
             theirs.append(self._theirs.alone(their_rate, self._data_dir, recipe, self._steps, loaders))
-        what = f"{recipe.name}, {self._processes} processes against one with {loaders} loader processes"
+        what = f"{recipe.name}, {self._ours.processes} processes against one with {loaders} loader processes"
         yield row(f"fit.{recipe.name}.samples_per_second", "images/s", ours)
         yield row(f"seed_loop.{recipe.name}.samples_per_second", "images/s", theirs)
         yield ratio(f"seed_loop.{recipe.name}.ratio", ours, theirs, what)
@@ -113,7 +104,7 @@ class Loops:
     def _best_loader_processes(self, recipe: Recipe) -> int:
         rates = {
             n: self._theirs.alone(their_rate, self._data_dir, recipe, PROBE, n)
-            for n in range(self._cores + 1)
+            for n in range(usable_cores() + 1)
         }
         return max(rates, key=rates.__getitem__)
 
