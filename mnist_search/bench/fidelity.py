@@ -20,12 +20,12 @@ import typer
 from scipy.stats import spearmanr
 
 from experiments import Experiment
-from mnist_search.bench.crew import images
 from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
 from mnist_search.study.samplers import derive_seed, sampler_for_trial
 from mnist_search.training import files
 from mnist_search.training.average import WeightAverage
 from mnist_search.training.device import CPU, use_one_thread
+from mnist_search.training.digits import Split, load_split
 from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, evaluate, fit
 from mnist_search.training.model import build
 from mnist_search.training.probe import fastest_way
@@ -45,13 +45,14 @@ EMA_DECAY = 0.99
 def train(
     out: Path,
     configurations: Annotated[int, typer.Option(min=1)] = 40,
+    train_images: Annotated[int, typer.Option(min=1000, help="The same for a whole file.")] = 50_000,
     part: PartOption = 0,
     parts: PartsOption = 1,
     data_dir: DataOption = None,
 ) -> None:
     """Train this part of the configurations, a line of JSON for each training."""
     use_one_thread()
-    folder = files.find(data_dir)
+    data = load_split(files.find(data_dir), train_images, 10_000, 0, CPU)
     known = {(line["configuration"], line["kind"], line["seed"]) for line in read(out)}
     for number, genes in enumerate(_random_genes(configurations)):
         if number % parts != part:
@@ -59,7 +60,7 @@ def train(
         for kind, epochs, seed in _trainings():
             if (number, kind, seed) not in known:
                 line = {"configuration": number, "kind": kind, "seed": seed, "genes": genes}
-                line |= _training(genes, epochs, seed, folder)
+                line |= _training(genes, epochs, seed, data)
                 append(out, line)
 
 
@@ -80,8 +81,8 @@ def _random_genes(configurations: int) -> Iterator[dict[str, Any]]:
         yield trial.params
 
 
-def _training(genes: dict[str, Any], epochs: int, seed: int, folder: Path) -> dict[str, Any]:
-    data, way = images(folder, "cpu"), fastest_way(CPU)
+def _training(genes: dict[str, Any], epochs: int, seed: int, data: Split) -> dict[str, Any]:
+    way = fastest_way(CPU)
     config = SearchSpace.for_budget(BUDGET, epochs=epochs).decode(genes)
     network_seed = derive_seed(seed, 7)
     network = build(config.architecture, network_seed).to(memory_format=way.memory_format)
