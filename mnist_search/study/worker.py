@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
-from mnist_search.errors import DiskError, MnistSearchError
+from mnist_search.errors import MnistSearchError
 from mnist_search.study.events import (
-    Event,
     LimitReached,
     Message,
-    NoRoom,
     TrialBegan,
     TrialEnded,
     TrialEpoch,
-    WorkerDone,
-    WorkerFailed,
 )
-from mnist_search.study.leases import BEAT_SECONDS
 from mnist_search.study.ledger import Claim, Ledger, LostLease
 from mnist_search.study.limits import Limits
 from mnist_search.study.mirror import Mirror
+from mnist_search.study.process import Line, beating, serve
 from mnist_search.study.samplers import trial_seed
 from mnist_search.study.store import Store
 from mnist_search.tracking import NullTracker, Tracker
@@ -74,56 +63,9 @@ class Job:
     limits: Limits = field(default_factory=Limits)
 
 
-class Line:
-    """The line to the supervisor: events go out, the word to stop comes in."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._stopping = False
-        self.hung_up = False
-
-    def tell(self, event: Event) -> None:
-        """Send an event; a supervisor that is gone needs none."""
-        with suppress(OSError):
-            self._connection.send(event)
-
-    def hang_up(self, *_: Any) -> None:
-        """Stop as if the supervisor had said so; also a signal handler."""
-        self._stopping = self.hung_up = True
-
-    @property
-    def must_stop(self) -> bool:
-        """Whether the supervisor said stop, or is gone."""
-        if not self._stopping:
-            try:
-                self._stopping = self._connection.poll()
-            except OSError:
-                self._stopping = True
-        return self._stopping
-
-
 def main(job: Job, connection: Connection) -> None:
     """Entry of a worker process."""
-    from mnist_search.training.device import is_out_of_memory, use_one_thread  # torch: in workers only
-
-    use_one_thread()
-    line = Line(connection)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, line.hang_up)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        Worker(job, line).work()
-    except MnistSearchError as error:
-        line.tell(WorkerFailed(error.exit_code, str(error), traceback.format_exc()))
-    except (OSError, SQLAlchemyError, StorageInternalError) as error:
-        text = f"cannot write ({error}); make room or mend it, then run the same command again"
-        line.tell(WorkerFailed(DiskError.exit_code, text, traceback.format_exc()))
-    except Exception as error:  # noqa: BLE001 - a bug outside any trial: the supervisor shows it
-        bug = WorkerFailed(1, f"{type(error).__name__}: {error}", traceback.format_exc())
-        line.tell(NoRoom() if is_out_of_memory(error) else bug)
-    else:
-        if not line.hung_up:  # one that was told to leave alone is replaced
-            line.tell(WorkerDone())
+    serve(connection, lambda line: Worker(job, line).work())
 
 
 class Worker:
@@ -182,7 +124,7 @@ class Worker:
         if claim.stale_run_id:
             self._tracker.discard_run(claim.stale_run_id)
         try:
-            with _beating(self._ledger, claim) as lost:
+            with beating(lambda: self._ledger.beat(claim)) as lost:
                 outcome = objective(claim.trial, self._setup(claim, lost))
                 self._settle(claim, outcome)
         except LostLease as error:
@@ -261,23 +203,3 @@ class Worker:
             on_begin=on_begin,
             on_epoch=on_epoch,
         )
-
-
-@contextmanager
-def _beating(ledger: Ledger, claim: Claim) -> Iterator[threading.Event]:
-    """Renew the lease while the body runs; the event says that it is lost."""
-    lost, ended = threading.Event(), threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(BEAT_SECONDS):
-            with suppress(SQLAlchemyError):  # a busy store: the lease outlives several missed beats
-                if not ledger.beat(claim):
-                    lost.set()
-
-    thread = threading.Thread(target=beat, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield lost
-    finally:
-        ended.set()
-        thread.join()
