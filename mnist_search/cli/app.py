@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_search.cli import bench, compare, data, read, run, space, ui
+from mnist_search.cli import bench, compare, data, finals, read, run, space, ui
 from mnist_search.environment import set_defaults
 from mnist_search.errors import MnistSearchError
 
@@ -21,11 +21,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SEARCH, READ, MACHINE = "Search", "Read the store", "Machine"
+SEARCH, JUDGE, READ, MACHINE = "Search", "Judge on the test set", "Read the store", "Machine"
 
 app.command(rich_help_panel=SEARCH)(run.run)
 app.command(rich_help_panel=SEARCH)(run.resume)
 app.command(rich_help_panel=SEARCH)(space.space)
+app.command(rich_help_panel=JUDGE)(finals.finalize)
+app.command(rich_help_panel=JUDGE)(finals.reproduce)
 app.command(rich_help_panel=READ)(read.status)
 app.command(rich_help_panel=READ)(read.studies)
 app.command(rich_help_panel=READ)(read.trials)

@@ -18,6 +18,12 @@ PERCENT = {
     "feasible_share",
     "near_budget_share",
     "best_val_accuracy",
+    "best_epoch",
+    "test_accuracy_mean",
+    "test_accuracy_sd",
+    "low",
+    "high",
+    "worst",
 }
 GROUPED = {"num_params", "parameters", "budget", "multiply_adds", "smallest", "largest"}
 

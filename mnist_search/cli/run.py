@@ -134,7 +134,7 @@ def run(
 
     _conduct(
         Plan(
-            storage=storage, study=name, experiment=experiment, target=trials, jobs=_jobs(jobs),
+            storage=storage, study=name, experiment=experiment, target=trials, jobs=jobs_of(jobs),
             device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
             mlflow=_place(mlflow, tracking_uri, mlflow_experiment), limits=limits,
         )
@@ -171,7 +171,7 @@ def resume(
     _conduct(
         Plan(
             storage=storage, study=study, experiment=None, target=None if adds else number or None,
-            more=number if adds else 0, jobs=_jobs(jobs), device=device, precision=precision,
+            more=number if adds else 0, jobs=jobs_of(jobs), device=device, precision=precision,
             data_dir=data_dir, keep_models=keep_models,
             mlflow=_place(mlflow, tracking_uri, mlflow_experiment),
             limits=_limits(timeout, trial_timeout, target, patience),
@@ -224,7 +224,12 @@ def _place(wanted: bool, tracking_uri: str, experiment: str) -> MlflowPlace | No
     return place_of(tracking_uri, experiment) if wanted else None
 
 
-def _jobs(text: str) -> int | None:
+def jobs_of(text: str) -> int | None:
+    """A number of workers; None for as many as the machine carries.
+
+    Raises:
+        UsageError: neither a number nor ``auto``.
+    """
     if text == "auto":
         return None
     if not re.fullmatch(r"[1-9]\d{0,2}", text):

@@ -44,6 +44,13 @@ def drop(store: Store, trial_id: int) -> None:
         connection.execute(sa.delete(leases).where(leases.c.trial_id == trial_id))
 
 
+def exists(store: Store, trial_id: int) -> bool:
+    """Whether anybody has, or died with, the lease of a trial."""
+    with store.engine.connect() as connection:
+        one = sa.select(leases.c.owner).where(leases.c.trial_id == trial_id)
+        return connection.execute(one).first() is not None
+
+
 def held(store: Store) -> set[int]:
     """The trials whose worker lives."""
     age = (store.now() - leases.c.beat).label("age")

@@ -24,7 +24,7 @@ from mnist_search.study.pruners import check_pruner
 from mnist_search.study.samplers import check_sampler
 from mnist_search.study.store import Store, file_of
 from mnist_search.study.supervisor import Screen, Stop, supervise
-from mnist_search.study.worker import Job
+from mnist_search.study.worker import Job, main
 from mnist_search.tracking import NullTracker, Tracker
 from mnist_search.tracking.place import MlflowPlace, local_file
 
@@ -96,7 +96,7 @@ def _run(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int], Scre
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _refuse_early(plan)
     full = _is_full(plan)
-    device, most_jobs = ("cpu", 0) if full else _device(plan.device)
+    device, most_jobs = ("cpu", 0) if full else device_and_jobs(plan.device)
     data_dir = plan.data_dir if full else _training_data(plan.data_dir)
     ledger = _open(plan)
     facts = ledger.facts()
@@ -124,7 +124,7 @@ def _run(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int], Scre
 
 def _supervise(job: Job, jobs: int, screen: Screen, ledger: Ledger, tracker: Tracker) -> Stop | None:
     try:
-        return supervise(job, jobs, screen)
+        return supervise(job, jobs, screen, main)
     except MnistSearchError:
         tracker.update_study(ledger.facts(), status="FAILED")
         raise
@@ -163,7 +163,7 @@ def _is_full(plan: Plan) -> bool:
     return len(facts.done) >= max(plan.target or 0, facts.trials_target) + plan.more
 
 
-def _device(name: str) -> tuple[str, int]:
+def device_and_jobs(name: str) -> tuple[str, int]:
     """The device and how many trials it carries at once."""
     from mnist_search.training import device as devices  # torch
 

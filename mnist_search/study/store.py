@@ -1,4 +1,4 @@
-"""The study store: Optuna's tables and three small ones of our own, in one database.
+"""The study store: Optuna's tables and four small ones of our own, in one database.
 
 SQLite by default. Optuna would read and claim in transactions that only take the write lock when
 they write, so that two processes can claim the same trial; here every transaction begins with the
@@ -62,6 +62,21 @@ mirrored = sa.Table(
     sa.Column("model_id", sa.String(64)),
 )
 """What the tracker holds of a trial."""
+
+trainings = sa.Table(
+    "mnist_search_trainings",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("series", sa.String(100), nullable=False),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("seed", sa.Integer, nullable=False),
+    sa.Column("task", sa.Text, nullable=False),
+    sa.Column("deaths", sa.Integer, nullable=False, default=0),
+    sa.Column("result", sa.Text),
+    sa.Column("run_id", sa.String(64)),
+    sa.UniqueConstraint("series", "name", "seed"),
+)
+"""Trainings of fixed networks. In tables that are keyed by trial they stand under -id."""
 
 
 class Store:

@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from mnist_search.errors import MnistSearchError, TryAgain
-from mnist_search.study import worker
 from mnist_search.study.events import Event, LimitReached, Message, NoRoom, WorkerDone, WorkerFailed
-from mnist_search.study.worker import Job
+from mnist_search.study.limits import Limits
 
 STOP_SECONDS = 20.0
 """How long workers may take to put their trials back before they are killed."""
@@ -24,6 +23,17 @@ MOST_RESTARTS = 3
 TICK_SECONDS = 0.5
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Work(Protocol):
+    """What a worker process is told."""
+
+    @property
+    def limits(self) -> Limits:
+        """When to stop early."""
+
+
+JobT = TypeVar("JobT", bound=Work)
 
 
 class Screen(Protocol):
@@ -49,12 +59,12 @@ class Stop:
 
 
 @dataclass
-class _Crew:
+class _Crew(Generic[JobT]):
     """The worker processes of one run."""
 
-    job: Job
+    job: JobT
     screen: Screen
-    work: Callable[[Job, Connection], None]
+    work: Callable[[JobT, Connection], None]
     processes: dict[Connection, BaseProcess] = field(default_factory=dict)
     restarts: int = 0
     stop: Stop | None = None
@@ -143,10 +153,8 @@ class _Crew:
             self._part(line)
 
 
-def supervise(
-    job: Job, jobs: int, screen: Screen, work: Callable[[Job, Connection], None] = worker.main
-) -> Stop | None:
-    """Keep ``jobs`` workers at the study until it is full, a limit is reached or a signal comes.
+def supervise(job: JobT, jobs: int, screen: Screen, work: Callable[[JobT, Connection], None]) -> Stop | None:
+    """Keep ``jobs`` workers at it until nothing is left, a limit is reached or a signal comes.
 
     Args:
         job: what every worker is told.
@@ -155,7 +163,7 @@ def supervise(
         work: what a worker process runs.
 
     Returns:
-        None when no place was left, else why the workers were stopped.
+        None when nothing was left, else why the workers were stopped.
 
     Raises:
         MnistSearchError: what a worker could not go on for.
@@ -195,7 +203,7 @@ def _as_error(failure: WorkerFailed) -> MnistSearchError:
 
 
 @contextmanager
-def _hearing_signals(crew: _Crew) -> Iterator[None]:
+def _hearing_signals(crew: _Crew[Any]) -> Iterator[None]:
     """The first signal stops the workers in good order, a second one kills them."""
 
     def hear(number: int, _: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_search.training.files import read_training
+from mnist_search.training.files import read_test, read_training
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Digits:
     @classmethod
     def from_arrays(cls, images: np.ndarray, labels: np.ndarray) -> Digits:
         """From (N, 28, 28) uint8 images and (N,) labels."""
-        return cls(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+        return cls(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,12 @@ def shuffled(images: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndar
     """
     order = np.random.RandomState(seed).permutation(len(labels))
     return images[order], labels[order]
+
+
+def load_everything(folder: Path, device: torch.device) -> tuple[Digits, Digits]:
+    """All 60,000 training images and the 10,000 test images; nothing on the search path calls it."""
+    train, test = (Digits.from_arrays(*read(folder)).to(device) for read in (read_training, read_test))
+    return train, test
 
 
 def load_split(folder: Path, train: int, val: int, seed: int, device: torch.device) -> Split:

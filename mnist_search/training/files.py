@@ -98,6 +98,11 @@ def read_training(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return _parse(read(folder, TRAIN_IMAGES)), _parse(read(folder, TRAIN_LABELS))
 
 
+def read_test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The 10,000 test images (N, 28, 28) uint8 and labels (N,) uint8."""
+    return _parse(read(folder, TEST_IMAGES)), _parse(read(folder, TEST_LABELS))
+
+
 def _parse(idx: bytes) -> np.ndarray:
     """An IDX file's array; the sum has vouched for the header."""
     shape = np.frombuffer(idx, ">i4", count=idx[3], offset=4)

@@ -1,0 +1,310 @@
+"""Trainings of a series are claimed by one, settled once, and lost never."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from statistics import mean
+
+import numpy as np
+import psutil
+import pytest
+
+from experiments import SEEDS
+from experiments.ours import TRAINING
+from mnist_search.errors import NotFound, StudyConflict, UnusableConfiguration, UsageError
+from mnist_search.retrain import retrain
+from mnist_search.study import leases
+from mnist_search.study.finals import (
+    finalists,
+    interval,
+    reproductions,
+    series_for_finals,
+    summaries,
+)
+from mnist_search.study.ledger import Ledger
+from mnist_search.study.series import MOST_DEATHS, Series, series_of
+from mnist_search.tasks import Result, Task
+from mnist_search.training.fit import evaluate
+from mnist_search.training.model import build
+from mnist_search.training.step import Way
+from search_space.training import SGD, Plateau, TrainingConfig
+
+QUICK = TrainingConfig(epochs=2, batch_size=50, optimizer=SGD(0.05, nesterov=True))
+SMALL = Task(name="small", seed=0, architecture=SEEDS["seed-001"].architecture, training=QUICK)
+WEIGHTS = b"trained"
+
+
+@pytest.fixture
+def series(store):
+    return Series(store, "final/uid/1")
+
+
+def tasks(*names, seeds=2):
+    return [replace(SMALL, name=name, seed=seed) for seed in range(seeds) for name in names]
+
+
+def finish(series, accuracy=0.99):
+    while claim := series.claim():
+        assert series.settle(claim, Result(test_accuracy=accuracy), WEIGHTS)
+
+
+def test_every_training_is_claimed_once_in_order(series):
+    series.add(tasks("a", "b"))
+
+    claimed = [series.claim().training.task for _ in range(4)]
+
+    assert [(task.name, task.seed) for task in claimed] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert claimed == tasks("a", "b")
+    assert series.claim() is None
+    assert len(series.open) == 4
+
+
+def test_a_settled_training_is_over_and_keeps_its_weights(series):
+    series.add(tasks("a", seeds=1))
+    claim = series.claim()
+
+    assert series.settle(claim, Result(test_accuracy=0.99, curve=[{"epoch": 1}]), WEIGHTS)
+
+    (training,) = series.trainings()
+    assert training.result.test_accuracy == 0.99
+    assert series.weights_of(training) == WEIGHTS
+    assert series.open == []
+    assert series.claim() is None
+
+
+def test_what_is_put_back_is_begun_again(series):
+    series.add(tasks("a", seeds=1))
+    series.put_back(series.claim())
+
+    assert series.claim().training.task.name == "a"
+
+
+def test_who_lost_a_training_cannot_settle_it(series, store):
+    series.add(tasks("a", seeds=1))
+    mine = series.claim()
+    leases.drop(store, -mine.training.id)
+    theirs = series.claim()
+
+    assert not series.settle(mine, Result(test_accuracy=0.1), b"mine")
+    assert series.settle(theirs, Result(test_accuracy=0.9), b"theirs")
+    assert series.trainings()[0].result.test_accuracy == 0.9
+    assert series.weights_of(series.trainings()[0]) == b"theirs"
+
+
+def a_dead_process():
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    return process.pid
+
+
+def test_a_training_that_kills_its_workers_is_failed(series, store):
+    series.add(tasks("a", seeds=1))
+    for _ in range(MOST_DEATHS):
+        claim = series.claim()
+        with store.engine.begin() as connection:
+            dead = leases.leases.update().where(leases.leases.c.trial_id == -claim.training.id)
+            connection.execute(dead.values(pid=a_dead_process()))
+
+    assert series.claim() is None
+    assert series.trainings()[0].result.failure == "its worker died 3 times"
+
+
+def test_a_task_that_is_added_again_is_the_same_one(series):
+    series.add(tasks("a"))
+    finish(series)
+    series.add(tasks("a", "b"))
+
+    assert [training.task.name for training in series.open] == ["b", "b"]
+
+
+def test_another_training_under_a_known_name_is_refused(series):
+    series.add(tasks("a"))
+
+    with pytest.raises(StudyConflict, match="trained in another way"):
+        series.add([replace(SMALL, name="a", training=TRAINING)])
+
+
+def test_damaged_weights_are_not_handed_out(series, store):
+    series.add(tasks("a", seeds=1))
+    finish(series)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE mnist_search_weights SET safetensors = x'00'")
+
+    with pytest.raises(UnusableConfiguration, match="damaged"):
+        series.weights_of(series.trainings()[0])
+
+
+def test_series_do_not_see_each_other(store):
+    first, second = Series(store, "final/uid/1"), Series(store, "final/uid/2")
+    first.add(tasks("a"))
+    second.add(tasks("b"))
+
+    assert {training.task.name for training in second.trainings()} == {"b"}
+    assert series_of(store, "final/uid/") == ["final/uid/1", "final/uid/2"]
+    assert series_of(store, "final/other/") == []
+
+
+@pytest.fixture
+def facts(store, experiment):
+    """A study with trials 0 to 3, of which 2 is best, 0 and 1 are equal but for their loss."""
+    ledger = Ledger.open_or_create(store, "study", experiment, 4)
+    for accuracy, loss in ((0.98, 0.2), (0.98, 0.1), (0.99, 0.3), (0.97, 0.05)):
+        claim = ledger.claim()
+        claim.trial.set_user_attr("num_params", 1000)
+        state = type(claim.trial.study.trials[0].state).COMPLETE
+        curve = [{"epoch": 1, "val_accuracy": accuracy, "val_loss": loss}]
+        ledger.settle(claim, state, accuracy, left={"curve": curve})
+    return ledger.facts()
+
+
+def test_finalists_are_the_best_by_accuracy_and_then_by_loss(facts):
+    chosen = finalists(facts, top=3, seeds=2)
+
+    assert [task.name for task in chosen] == ["trial 2", "trial 1", "trial 0"] * 2
+    assert [task.seed for task in chosen] == [0, 0, 0, 1, 1, 1]
+    best = facts.experiment.space.decode(facts.best.genes)
+    assert (chosen[0].architecture, chosen[0].training) == (best.architecture, best.training)
+    assert all(task.judged == "once" for task in chosen)
+
+
+def test_a_study_without_a_complete_trial_has_no_finalists(store, experiment):
+    with pytest.raises(NotFound, match="no complete trial"):
+        finalists(Ledger.open_or_create(store, "empty", experiment, 1).facts(), 5, 5)
+
+
+def test_finals_that_were_stopped_go_on_and_are_held_once(store, facts):
+    asked = finalists(facts, top=2, seeds=2)
+    first = series_for_finals(store, facts, asked, again=False)
+    first.add(asked)
+    first.settle(first.claim(), Result(test_accuracy=0.99), None)
+
+    assert series_for_finals(store, facts, asked, again=False).name == first.name
+    with pytest.raises(StudyConflict, match="not finished"):
+        series_for_finals(store, facts, finalists(facts, top=3, seeds=2), again=False)
+    finish(first)
+    with pytest.raises(UsageError, match="have met the test set already"):
+        series_for_finals(store, facts, asked, again=False)
+    with pytest.raises(UsageError, match="have met the test set already"):
+        series_for_finals(store, facts, finalists(facts, top=1, seeds=9), again=False)
+    assert series_for_finals(store, facts, asked, again=True).name != first.name
+    assert series_for_finals(store, facts, finalists(facts, top=3, seeds=2), again=False).name != first.name
+
+
+def test_a_seed_is_trained_as_its_author_did_and_with_our_training():
+    authors, ours = reproductions(["seed-003"], seeds=1)
+
+    assert (authors.architecture, authors.training) == (
+        SEEDS["seed-003"].architecture,
+        SEEDS["seed-003"].training,
+    )
+    assert (authors.judged, ours.judged) == ("every epoch", "once")
+    assert (ours.architecture, ours.training) == (authors.architecture, TRAINING)
+    with pytest.raises(NotFound, match="no recipe 'seed-9'"):
+        reproductions(["seed-9"], 1)
+
+
+def test_a_summary_tells_mean_spread_interval_and_worst(series):
+    series.add(tasks("a", seeds=3))
+    for accuracy in (0.990, 0.992, 0.994):
+        series.settle(series.claim(), Result(test_accuracy=accuracy, seconds=2.0), None)
+
+    (summary,) = summaries(series)
+
+    assert (summary.name, summary.parameters, summary.n_seeds, summary.failed) == ("a", 7204, 3, 0)
+    assert summary.mean == pytest.approx(0.992)
+    assert summary.sd == pytest.approx(0.002)
+    assert summary.worst == 0.990
+    assert (summary.low, summary.high) == pytest.approx((0.992 - 0.004968, 0.992 + 0.004968), abs=1e-6)
+
+
+def test_a_failed_training_is_counted_and_never_averaged(series):
+    series.add(tasks("a", seeds=2))
+    series.settle(series.claim(), Result(test_accuracy=0.99), None)
+    series.settle(series.claim(), Result(failure="diverged: loss nan"), None)
+
+    (summary,) = summaries(series)
+
+    assert (summary.n_seeds, summary.failed, summary.mean, summary.sd) == (1, 1, 0.99, None)
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    rng = np.random.RandomState(0)
+    covered = [
+        float(low <= 0.5 <= high) for low, high in (interval(rng.normal(0.5, 0.1, 5)) for _ in range(2000))
+    ]
+
+    assert abs(mean(covered) - 0.95) < 0.015
+
+
+@pytest.mark.parametrize("judged", ["once", "every epoch"])
+def test_a_training_leaves_its_last_epoch_s_weights(small_split, judged):
+    from safetensors.torch import load
+
+    result, trained = retrain(replace(SMALL, judged=judged), small_split.train, small_split.val, Way())
+
+    network = build(SMALL.architecture, 0)
+    network.load_state_dict(load(trained))
+    there = evaluate(network.eval(), small_split.val)
+    assert (there.accuracy, there.loss) == (result.test_accuracy, result.test_loss)
+    assert [epoch["epoch"] for epoch in result.curve] == [1, 2]
+    assert all(("test_accuracy" in epoch) is (judged == "every epoch") for epoch in result.curve)
+    assert not any("val_accuracy" in epoch for epoch in result.curve)
+
+
+def test_the_test_set_decides_nothing_in_a_final(small_split):
+    training = replace(QUICK, epochs=3, schedule=Plateau(patience=0))
+    task = replace(SMALL, training=training)
+    other = small_split.val[:100]
+
+    first, weights = retrain(task, small_split.train, small_split.val, Way())
+    second, same = retrain(task, small_split.train, other, Way())
+
+    assert weights == same
+    assert first.test_accuracy != second.test_accuracy
+
+
+def test_a_training_that_diverges_fails_with_its_reason(small_split):
+    task = replace(SMALL, training=replace(QUICK, optimizer=SGD(1e30)))
+
+    result, trained = retrain(task, small_split.train, small_split.val, Way())
+
+    assert result.failure.startswith("diverged: loss")
+    assert (result.test_accuracy, trained) == (None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_finals_go_on_after_kill_9_and_are_held_once(command, mnist_dir, tmp_path):
+    there = ("--data-dir", mnist_dir)
+    quick = ("--epochs", "1", "--train-images", "1000", "--val-images", "500", "--no-mlflow")
+    assert command("run", "--budget", "1500", "--trials", "2", *quick, *there).code == 0
+    finals = ("finalize", "budget-1500", "--top", "1", "--seeds", "3", "--jobs", "1", *there)
+    running = psutil.Popen(
+        [sys.executable, "-m", "mnist_search", *map(str, finals)],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    running.stderr.readline()
+    time.sleep(2)
+    for process in [*running.children(recursive=True), running]:
+        process.send_signal(signal.SIGKILL)
+    running.wait()
+    running.stderr.close()
+
+    done = command(*finals, "--format", "json", timeout=280)
+    again = command(*finals)
+    shown = command("finalize", "budget-1500", "--show", "--format", "json")
+
+    assert done.code == 0, done.err
+    assert done.err.count("on test") == 2
+    (row,) = json.loads(done.out)
+    assert row["n_seeds"] == 3
+    assert row["low"] < row["test_accuracy_mean"] < row["high"]
+    assert row["test_accuracy_mean"] > 0.5
+    assert again.code == 2
+    assert "have met the test set already" in again.err
+    assert json.loads(shown.out) == [row]
