@@ -20,7 +20,9 @@ from experiments import SEEDS
 from mnist_search.errors import UnusableConfiguration
 from mnist_search.facts import StudyFacts
 from mnist_search.study.ledger import Ledger
+from mnist_search.tasks import Result, Task
 from mnist_search.tracking import Ending, ModelCard, TrialCard
+from mnist_search.tracking.finals import FinalsTracker
 from mnist_search.tracking.place import place_of
 from mnist_search.training.model import build, count
 
@@ -70,10 +72,10 @@ def warnings_heard():
 @pytest.fixture
 def make_tracker(facts, warnings_heard):
     from mnist_search.tracking.mlflow_tracker import MlflowTracker
-    from mnist_search.tracking.prepare import prepare
+    from mnist_search.tracking.prepare import parent_of, prepare
 
     def make(uri, **settings):
-        place = prepare(place_of(uri, "experiment"), facts, warnings_heard.append)
+        place = prepare(place_of(uri, "experiment"), parent_of(facts), warnings_heard.append)
         return MlflowTracker(place, "s", warnings_heard.append, **settings), place
 
     return make
@@ -290,13 +292,61 @@ def test_a_server_that_goes_away_stops_no_trial_and_gets_all_when_it_is_back(
 
 
 def test_a_server_that_is_not_there_is_no_place_for_runs(facts, warnings_heard, monkeypatch):
-    from mnist_search.tracking.prepare import prepare
+    from mnist_search.tracking.prepare import parent_of, prepare
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     place = place_of(f"http://127.0.0.1:{free_port()}", "experiment")
 
-    assert prepare(place, facts, warnings_heard.append) is None
+    assert prepare(place, parent_of(facts), warnings_heard.append) is None
     assert len(warnings_heard) == 1
+
+
+TASK = Task(
+    name="trial 3", seed=2, architecture=SEEDS["seed-001"].architecture,
+    training=SEEDS["seed-001"].training, judged="every epoch",
+)  # fmt: skip
+JUDGED = [
+    {"epoch": epoch, "train_loss": 1 / epoch, "test_accuracy": 0.9 + epoch / 100, "timestamp": 1000 * epoch}
+    for epoch in (1, 2, 3)
+]
+
+
+def test_a_final_training_is_written_once_beside_the_trials(local, client):
+    tracker, place = local
+    finals = FinalsTracker(place, "final/u-1/1", pytest.fail)
+    result = Result(test_accuracy=0.93, test_loss=0.2, curve=JUDGED, version="1")
+
+    run_id = finals.log(TASK, result)
+
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == place.parent_run_id
+    assert run.data.metrics["num_params"] == 7204
+    assert [m.value for m in client.get_metric_history(run_id, "test_accuracy")] == [0.91, 0.92, 0.93]
+    assert (run.data.params["schedule"], run.data.params["final_seed"]) == ("plateau", "2")
+    assert finals.log(TASK, result) == run_id
+    assert tracker.known_runs() == []
+
+
+def test_a_final_run_whose_writer_died_is_written_anew(local, client):
+    finals = FinalsTracker(local[1], "final/u-1/1", pytest.fail)
+    result = Result(test_accuracy=0.93, test_loss=0.2, curve=JUDGED)
+    half = finals.log(TASK, result)
+    client.update_run(half, "RUNNING")
+
+    whole = finals.log(TASK, result)
+
+    assert whole != half
+    assert client.get_run(half).info.lifecycle_stage == "deleted"
+
+
+def test_a_final_training_that_diverged_has_failed(local, client):
+    finals = FinalsTracker(local[1], "final/u-1/1", pytest.fail)
+
+    run = client.get_run(finals.log(TASK, Result(failure="diverged: loss nan at step 50")))
+
+    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "diverged: loss nan at step 50")
+    assert "test_accuracy" not in run.data.metrics
 
 
 @pytest.mark.skipif(not can_be_nobody(), reason="no user namespaces here")

@@ -277,13 +277,34 @@ def test_a_training_that_diverges_fails_with_its_reason(small_split):
     assert (result.test_accuracy, trained) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("reproduce", "seed-9"), 66, "no recipe 'seed-9'"),
+        (("reproduce", "all", "--data-dir", "nowhere"), 69, "nowhere is not a folder"),
+        (("finalize", "budget-1500"), 66, "no study store"),
+        (("finals", "budget-1500"), 66, "no study store"),
+        (("finalize", "budget-1500", "--seeds", "0"), 2, "--seeds"),
+    ],
+)
+def test_what_cannot_be_judged_is_told_in_one_line_and_leaves_nothing(
+    command, tmp_path, arguments, code, said
+):
+    done = command(*arguments)
+
+    assert (done.code, done.out) == (code, "")
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_finals_go_on_after_kill_9_and_are_held_once(command, mnist_dir, tmp_path):
     there = ("--data-dir", mnist_dir)
     quick = ("--epochs", "1", "--train-images", "1000", "--val-images", "500", "--no-mlflow")
     assert command("run", "--budget", "1500", "--trials", "2", *quick, *there).code == 0
-    finals = ("finalize", "budget-1500", "--top", "1", "--seeds", "3", "--jobs", "1", *there)
+    finals = ("finalize", "budget-1500", "--top", "1", "--seeds", "3", "--jobs", "1", "--no-mlflow", *there)
     running = psutil.Popen(
         [sys.executable, "-m", "mnist_search", *map(str, finals)],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
@@ -297,7 +318,7 @@ def test_finals_go_on_after_kill_9_and_are_held_once(command, mnist_dir, tmp_pat
 
     done = command(*finals, "--format", "json", timeout=280)
     again = command(*finals)
-    shown = command("finalize", "budget-1500", "--show", "--format", "json")
+    shown = command("finals", "budget-1500", "--format", "json")
 
     assert done.code == 0, done.err
     assert done.err.count("on test") == 2

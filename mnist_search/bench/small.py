@@ -25,7 +25,7 @@ from mnist_search.study.store import Store
 from mnist_search.tracking import Tracker
 from mnist_search.tracking.mlflow_tracker import MlflowTracker
 from mnist_search.tracking.place import place_of
-from mnist_search.tracking.prepare import prepare
+from mnist_search.tracking.prepare import parent_of, prepare
 from mnist_search.training.device import CPU
 from mnist_search.training.digits import Split
 from mnist_search.training.step import Way
@@ -103,7 +103,7 @@ def _tracker_seconds(data_dir: Path, folder: Path) -> float:
     store = Store.open_or_create(f"sqlite:///{folder}/logging.db")
     ledger = Ledger.open_or_create(store, "logging", definition, 1)
     ledger.study.enqueue_trial(reference.GENES)
-    place = prepare(place_of(f"sqlite:///{folder}/mlflow.db", "bench"), ledger.facts(), _ignore)
+    place = prepare(place_of(f"sqlite:///{folder}/mlflow.db", "bench"), parent_of(ledger.facts()), _ignore)
     assert place is not None  # a local file is always there
     timed = Timed(MlflowTracker(place, "logging", _ignore))
     tracker = cast("Tracker", timed)

@@ -1,4 +1,4 @@
-"""Verbs that open the test set: finalize, reproduce."""
+"""Verbs about the test set: finalize and reproduce open it, finals shows what came of it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,34 @@ import typer
 
 from mnist_search.cli.options import (
     DEFAULT_STORAGE,
+    DEFAULT_TRACKING,
     DataOption,
     Format,
     FormatOption,
     StorageOption,
     StudyArgument,
+    TrackingOption,
     seconds,
 )
 from mnist_search.cli.output import print_rows
 from mnist_search.cli.read import load_studies
-from mnist_search.cli.run import DeviceOption, JobsOption, PrecisionOption, TimeoutOption, jobs_of
+from mnist_search.cli.run import (
+    DeviceOption,
+    ExperimentNameOption,
+    JobsOption,
+    MlflowOption,
+    PrecisionOption,
+    TimeoutOption,
+    jobs_of,
+    place,
+)  # fmt: skip
 from mnist_search.errors import NotFound
 
 if TYPE_CHECKING:
+    from mnist_search.facts import StudyFacts
     from mnist_search.study.events import Event
-    from mnist_search.study.finals import SeriesPlan
     from mnist_search.study.series import Series
     from mnist_search.study.supervisor import Stop
-    from mnist_search.tasks import Task
 
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=100, help="Trainings of each network.")]
 
@@ -59,12 +69,14 @@ def finalize(
     again: Annotated[
         bool, typer.Option("--again", help="Judge finalists anew that have met the test set.")
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Train nothing; show the latest finals.")] = False,
     jobs: JobsOption = "auto",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     timeout: TimeoutOption = None,
     storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = DEFAULT_TRACKING,
+    mlflow: MlflowOption = True,
+    mlflow_experiment: ExperimentNameOption = "mnist-search",
     data_dir: DataOption = None,
     how: FormatOption = Format.TABLE,
 ) -> None:
@@ -73,24 +85,35 @@ def finalize(
     Finalists are the best by validation accuracy, then by validation loss. The last epoch counts.
     The same command continues what was stopped or killed.
     """
-    from mnist_search.study.finals import finalists, finals_of, series_for_finals  # Optuna
+    from mnist_search.study.finals import SeriesPlan, finalists, run_series, series_for_finals  # Optuna
+    from mnist_search.study.limits import Limits
     from mnist_search.study.store import Store
 
     facts = load_studies(storage, [study])[0]
-    if show:
-        earlier = finals_of(Store.open(storage), facts)
-        if not earlier:
-            raise NotFound(f"study {study!r} has no finals yet; hold them with mnist-search finalize {study}")
-        series = earlier[-1]
-    else:
-        tasks = finalists(facts, top, seeds)
-        series = series_for_finals(Store.open(storage, write=True), facts, tasks, again=again)
-        stop = _run(_plan(storage, data_dir, jobs, device, precision, timeout), series, tasks)
-    promised = {f"trial {trial.number}": trial.val_accuracy for trial in facts.trials}
-    rows = [row | {"val_accuracy": promised.get(row["name"])} for row in _rows(series)]
-    print_rows(rows, how, COLUMNS)
-    if not show:
-        _leave(stop)
+    tasks = finalists(facts, top, seeds)
+    series = series_for_finals(Store.open(storage, write=True), facts, tasks, again=again)
+    plan = SeriesPlan(
+        storage=storage, data_dir=data_dir, jobs=jobs_of(jobs), device=device, precision=precision,
+        mlflow=place(mlflow, tracking_uri, mlflow_experiment), study=facts,
+        limits=Limits(timeout=seconds(timeout, "--timeout")),
+    )  # fmt: skip
+    series, stop = run_series(plan, lambda: series, tasks, Lines())
+    print_rows(_rows_of_finals(facts, series), how, COLUMNS)
+    _leave(stop)
+
+
+def finals(
+    study: StudyArgument, how: FormatOption = Format.TABLE, storage: StorageOption = DEFAULT_STORAGE
+) -> None:
+    """Show what a study's finalists came to on the test set."""
+    from mnist_search.study.finals import finals_of  # Optuna
+    from mnist_search.study.store import Store
+
+    facts = load_studies(storage, [study])[0]
+    held = finals_of(Store.open(storage), facts)
+    if not held:
+        raise NotFound(f"study {study!r} has no finals yet; hold them with mnist-search finalize {study}")
+    print_rows(_rows_of_finals(facts, held[-1]), how, COLUMNS)
 
 
 def reproduce(
@@ -101,6 +124,9 @@ def reproduce(
     precision: PrecisionOption = "auto",
     timeout: TimeoutOption = None,
     storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = DEFAULT_TRACKING,
+    mlflow: MlflowOption = True,
+    mlflow_experiment: ExperimentNameOption = "mnist-search",
     data_dir: DataOption = None,
     how: FormatOption = Format.TABLE,
 ) -> None:
@@ -109,13 +135,20 @@ def reproduce(
     An author's rule is the best epoch on the test set; ours is the last epoch, over several seeds.
     """
     from experiments import SEEDS  # Optuna's distributions
-    from mnist_search.study.finals import REPRODUCTION, reproductions
+    from mnist_search.study.finals import REPRODUCTION, SeriesPlan, reproductions, run_series
+    from mnist_search.study.limits import Limits
     from mnist_search.study.series import Series
     from mnist_search.study.store import Store
 
     tasks = reproductions(list(SEEDS) if name == "all" else [name], seeds)
-    series = Series(Store.open_or_create(storage), REPRODUCTION)
-    stop = _run(_plan(storage, data_dir, jobs, device, precision, timeout), series, tasks)
+    plan = SeriesPlan(
+        storage=storage, data_dir=data_dir, jobs=jobs_of(jobs), device=device, precision=precision,
+        mlflow=place(mlflow, tracking_uri, mlflow_experiment),
+        limits=Limits(timeout=seconds(timeout, "--timeout")),
+    )  # fmt: skip
+    series, stop = run_series(
+        plan, lambda: Series(Store.open_or_create(storage), REPRODUCTION), tasks, Lines()
+    )
     asked = {task.name for task in tasks}
     claimed = {recipe.name: recipe.claim.test_accuracy for recipe in SEEDS.values()}
     rows = [
@@ -127,22 +160,10 @@ def reproduce(
     _leave(stop)
 
 
-def _plan(
-    storage: str, data_dir: Any, jobs: str, device: str, precision: str, timeout: str | None
-) -> SeriesPlan:
-    from mnist_search.study.finals import SeriesPlan
-    from mnist_search.study.limits import Limits
-
-    return SeriesPlan(
-        storage=storage, data_dir=data_dir, jobs=jobs_of(jobs), device=device, precision=precision,
-        limits=Limits(timeout=seconds(timeout, "--timeout")),
-    )  # fmt: skip
-
-
-def _run(plan: SeriesPlan, series: Series, tasks: list[Task]) -> Stop | None:
-    from mnist_search.study.finals import run_series
-
-    return run_series(plan, series, tasks, Lines())
+def _rows_of_finals(facts: StudyFacts, series: Series) -> list[dict[str, Any]]:
+    """What the test set says, beside what validation promised."""
+    promised = {f"trial {trial.number}": trial.val_accuracy for trial in facts.trials}
+    return [row | {"val_accuracy": promised.get(row["name"])} for row in _rows(series)]
 
 
 def _rows(series: Series) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ def run(
         Plan(
             storage=storage, study=name, experiment=experiment, target=trials, jobs=jobs_of(jobs),
             device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
-            mlflow=_place(mlflow, tracking_uri, mlflow_experiment), limits=limits,
+            mlflow=place(mlflow, tracking_uri, mlflow_experiment), limits=limits,
         )
     )  # fmt: skip
 
@@ -173,7 +173,7 @@ def resume(
             storage=storage, study=study, experiment=None, target=None if adds else number or None,
             more=number if adds else 0, jobs=jobs_of(jobs), device=device, precision=precision,
             data_dir=data_dir, keep_models=keep_models,
-            mlflow=_place(mlflow, tracking_uri, mlflow_experiment),
+            mlflow=place(mlflow, tracking_uri, mlflow_experiment),
             limits=_limits(timeout, trial_timeout, target, patience),
         )
     )  # fmt: skip
@@ -218,7 +218,8 @@ def _limits(
     )
 
 
-def _place(wanted: bool, tracking_uri: str, experiment: str) -> MlflowPlace | None:
+def place(wanted: bool, tracking_uri: str, experiment: str) -> MlflowPlace | None:
+    """Where runs go; None for nowhere."""
     from mnist_search.tracking.place import place_of  # SQLAlchemy
 
     return place_of(tracking_uri, experiment) if wanted else None

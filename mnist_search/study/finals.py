@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,6 +12,7 @@ from experiments import SEEDS, Recipe
 from experiments.ours import TRAINING
 from mnist_search.errors import NotFound, StudyConflict, UsageError
 from mnist_search.facts import StudyFacts
+from mnist_search.study.events import Message
 from mnist_search.study.limits import Limits
 from mnist_search.study.run import device_and_jobs
 from mnist_search.study.series import Series, series_of
@@ -19,6 +20,7 @@ from mnist_search.study.series_worker import SeriesJob, main
 from mnist_search.study.store import Store
 from mnist_search.study.supervisor import Screen, Stop, supervise
 from mnist_search.tasks import Result, Task
+from mnist_search.tracking.place import MlflowPlace
 
 REPRODUCTION = "reproduction"
 """Name of the series that holds the seeds."""
@@ -30,9 +32,13 @@ class SeriesPlan:
 
     Attributes:
         jobs: worker processes; None for as many as the machine carries.
+        mlflow: where runs are written; None for nowhere.
+        study: whose parent run they stand under; None for one of their own.
     """
 
     storage: str
+    mlflow: MlflowPlace | None = None
+    study: StudyFacts | None = None
     data_dir: Path | None = None
     jobs: int | None = None
     device: str = "auto"
@@ -134,7 +140,7 @@ def series_for_finals(store: Store, facts: StudyFacts, tasks: Sequence[Task], *,
     if {name for name, _ in asked} <= {name for name, _ in known}:
         raise UsageError(
             f"the finalists of {facts.name!r} have met the test set already, and to train until its answer "
-            f"pleases would be choosing by it; see mnist-search finalize {facts.name} --show, or say --again"
+            f"pleases would be choosing by it; see mnist-search finals {facts.name}, or say --again"
         )
     return fresh
 
@@ -144,8 +150,16 @@ def finals_of(store: Store, facts: StudyFacts) -> list[Series]:
     return [Series(store, name) for name in series_of(store, f"final/{facts.uid}/")]
 
 
-def run_series(plan: SeriesPlan, series: Series, tasks: Sequence[Task], screen: Screen) -> Stop | None:
+def run_series(
+    plan: SeriesPlan, open_series: Callable[[], Series], tasks: Sequence[Task], screen: Screen
+) -> tuple[Series, Stop | None]:
     """Bring a series to its end, or as far as its user lets it come.
+
+    Args:
+        plan: how to run.
+        open_series: called when nothing is missing any more, so that a refusal leaves no store behind.
+        tasks: what the series shall hold.
+        screen: told what workers tell.
 
     Raises:
         MnistSearchError: nothing could be run; what was there is as it was.
@@ -155,15 +169,46 @@ def run_series(plan: SeriesPlan, series: Series, tasks: Sequence[Task], screen: 
     device, most_jobs = device_and_jobs(plan.device)
     folder = files.find(plan.data_dir)
     files.verify(folder)
+    series = open_series()
     series.add(tasks)
+    stop = _supervise(plan, series, folder.absolute(), device, most_jobs, screen)
+    if plan.mlflow is not None:
+        with Store.open(plan.storage, write=True).lock("mirror"):
+            _mirror(plan, plan.mlflow, series, screen)
+    return series, stop
+
+
+def _supervise(
+    plan: SeriesPlan, series: Series, folder: Path, device: str, most_jobs: int, screen: Screen
+) -> Stop | None:
     jobs = min(plan.jobs or most_jobs, len(series.open))
     if not jobs:
         return None
     job = SeriesJob(
-        storage=plan.storage, series=series.name, data_dir=folder.absolute(), device=device,
+        storage=plan.storage, series=series.name, data_dir=folder, device=device,
         precision=plan.precision, limits=plan.limits,
     )  # fmt: skip
     return supervise(job, jobs, screen, main)
+
+
+def _mirror(plan: SeriesPlan, place: MlflowPlace, series: Series, screen: Screen) -> None:
+    """Write the runs of trainings that have ended and have none."""
+    from mnist_search.tracking.finals import FinalsTracker  # a second to import
+    from mnist_search.tracking.prepare import Parent, parent_of, prepare
+
+    def warn(text: str) -> None:
+        screen.show(Message(text))
+
+    parent = parent_of(plan.study) if plan.study else Parent(series.name, series.name, {})
+    prepared = prepare(place, parent, warn)
+    if prepared is None:
+        return
+    tracker = FinalsTracker(prepared, series.name, warn)
+    for training in series.trainings():
+        if training.result is not None and training.run_id is None:
+            run_id = tracker.log(training.task, training.result)
+            if run_id is not None:
+                series.remember_run(training, run_id)
 
 
 def summaries(series: Series) -> list[Summary]:

@@ -191,9 +191,9 @@ def _open(plan: Plan) -> Ledger:
 def _prepare_mlflow(plan: Plan, facts: StudyFacts, screen: Screen) -> MlflowPlace | None:
     if plan.mlflow is None:
         return None
-    from mnist_search.tracking.prepare import prepare  # a second to import
+    from mnist_search.tracking.prepare import parent_of, prepare  # a second to import
 
-    return prepare(plan.mlflow, facts, lambda text: screen.show(Message(text)))
+    return prepare(plan.mlflow, parent_of(facts), lambda text: screen.show(Message(text)))
 
 
 def _tracker(mlflow: MlflowPlace | None, study: str, screen: Screen) -> Tracker:

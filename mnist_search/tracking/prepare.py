@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,55 +20,21 @@ from mnist_search.version import __version__
 STUDY_TAG, ROLE_TAG = "study.uid", "role"
 
 
-def prepare(place: MlflowPlace, facts: StudyFacts, warn: Callable[[str], None]) -> MlflowPlace | None:
-    """Find or make the experiment and the study's parent run; None while MLflow is out of reach.
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The run under which others stand.
 
-    Call it in one process before any worker starts: MLflow's first connection makes its schema,
-    and two that make it at once break it.
+    Attributes:
+        uid: finds it again.
     """
-    quieten()
-    mlflow.set_tracking_uri(place.tracking_uri)
-    return Reach(warn)("the study", lambda: _prepare(place, facts))
+
+    uid: str
+    name: str
+    params: Mapping[str, Any]
 
 
-def user() -> str:
-    """Who runs this; a container may run under a number that has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def _prepare(place: MlflowPlace, facts: StudyFacts) -> MlflowPlace:
-    client = MlflowClient(place.tracking_uri)
-    experiment_id = _experiment(client, place)
-    query = f"tags.`{STUDY_TAG}` = '{facts.uid}' AND tags.`{ROLE_TAG}` = 'study'"
-    found = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
-    parent = found[0].info.run_id if found else _parent(client, experiment_id, facts)
-    return replace(place, experiment_id=experiment_id, parent_run_id=parent)
-
-
-def _experiment(client: MlflowClient, place: MlflowPlace) -> str:
-    found = client.get_experiment_by_name(place.experiment_name)
-    if found is None:
-        root = Path(place.artifact_root).as_uri() if place.artifact_root else None
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # runs first, not traces
-        return str(client.create_experiment(place.experiment_name, root, kind))
-    if found.lifecycle_stage == LifecycleStage.DELETED:
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _parent(client: MlflowClient, experiment_id: str, facts: StudyFacts) -> str:
-    tags: dict[str, Any] = {
-        STUDY_TAG: facts.uid,
-        ROLE_TAG: "study",
-        "study": facts.name,
-        "mlflow.user": user(),
-        "mlflow.source.name": "mnist-search",
-        "version": __version__,
-    }
-    run = client.create_run(experiment_id, tags=tags, run_name=facts.name)
+def parent_of(facts: StudyFacts) -> Parent:
+    """The parent run of a study."""
     experiment = facts.experiment
     params = {
         "budget": experiment.budget,
@@ -82,6 +48,58 @@ def _parent(client: MlflowClient, experiment_id: str, facts: StudyFacts) -> str:
         "train_images": experiment.train_images,
         "val_images": experiment.val_images,
     }
-    client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+    return Parent(facts.uid, facts.name, params)
+
+
+def prepare(place: MlflowPlace, parent: Parent, warn: Callable[[str], None]) -> MlflowPlace | None:
+    """Find or make the experiment and the parent run; None while MLflow is out of reach.
+
+    Call it in one process before any worker starts: MLflow's first connection makes its schema,
+    and two that make it at once break it.
+    """
+    quieten()
+    mlflow.set_tracking_uri(place.tracking_uri)
+    return Reach(warn)("the study", lambda: _prepare(place, parent))
+
+
+def user() -> str:
+    """Who runs this; a container may run under a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _prepare(place: MlflowPlace, parent: Parent) -> MlflowPlace:
+    client = MlflowClient(place.tracking_uri)
+    experiment_id = _experiment(client, place)
+    query = f"tags.`{STUDY_TAG}` = '{parent.uid}' AND tags.`{ROLE_TAG}` = 'study'"
+    found = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
+    run_id = found[0].info.run_id if found else _make(client, experiment_id, parent)
+    return replace(place, experiment_id=experiment_id, parent_run_id=run_id)
+
+
+def _experiment(client: MlflowClient, place: MlflowPlace) -> str:
+    found = client.get_experiment_by_name(place.experiment_name)
+    if found is None:
+        root = Path(place.artifact_root).as_uri() if place.artifact_root else None
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # runs first, not traces
+        return str(client.create_experiment(place.experiment_name, root, kind))
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _make(client: MlflowClient, experiment_id: str, parent: Parent) -> str:
+    tags: dict[str, Any] = {
+        STUDY_TAG: parent.uid,
+        ROLE_TAG: "study",
+        "study": parent.name,
+        "mlflow.user": user(),
+        "mlflow.source.name": "mnist-search",
+        "version": __version__,
+    }
+    run = client.create_run(experiment_id, tags=tags, run_name=parent.name)
+    client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in parent.params.items()])
     run_id: str = run.info.run_id
     return run_id
