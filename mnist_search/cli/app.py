@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_search.cli import bench, compare, data, finals, read, run, space, ui
+from mnist_search.cli import bench, compare, data, finals, read, run, space, take, ui
 from mnist_search.environment import set_defaults
 from mnist_search.errors import MnistSearchError
 
@@ -21,7 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SEARCH, JUDGE, READ, MACHINE = "Search", "Judge on the test set", "Read the store", "Machine"
+SEARCH, JUDGE, TAKE, READ, MACHINE = (
+    "Search", "Judge on the test set", "Take a network out", "Read the store", "Machine",
+)  # fmt: skip
 
 app.command(rich_help_panel=SEARCH)(run.run)
 app.command(rich_help_panel=SEARCH)(run.resume)
@@ -29,6 +31,9 @@ app.command(rich_help_panel=SEARCH)(space.space)
 app.command(rich_help_panel=JUDGE)(finals.finalize)
 app.command(rich_help_panel=JUDGE)(finals.finals)
 app.command(rich_help_panel=JUDGE)(finals.reproduce)
+app.command(rich_help_panel=TAKE)(take.export)
+app.command(rich_help_panel=TAKE)(take.verify)
+app.command(rich_help_panel=TAKE)(take.predict)
 app.command(rich_help_panel=READ)(read.status)
 app.command(rich_help_panel=READ)(read.studies)
 app.command(rich_help_panel=READ)(read.trials)

@@ -1,0 +1,160 @@
+"""Verbs that take a network out and use it: export, verify, predict."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mnist_search.cli.options import (
+    DEFAULT_STORAGE,
+    DataOption,
+    Format,
+    FormatOption,
+    StorageOption,
+    StudyArgument,
+)
+from mnist_search.cli.output import print_fields, print_rows
+from mnist_search.errors import DiskError, MnistSearchError, UnusableConfiguration
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Kind(StrEnum):
+    """How a network is written."""
+
+    PT2 = "pt2"
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+
+
+FileArgument = Annotated[Path, typer.Argument(help="A .pt2, .onnx or .safetensors file.")]
+
+
+def export(
+    study: StudyArgument,
+    to: Annotated[list[Kind] | None, typer.Option("--to", help="Format; may be given again.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path(),
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="This trial's network instead of the champion's.")
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """Write a study's champion as files that need no mnist-search, with a card that describes it.
+
+    The champion is the finalist that validation put first, trained on all 60,000 images with the
+    first seed; before finalize, it is the best trial. Files hold no pickle.
+    """
+    from mnist_search.study.champion import champion  # Optuna
+    from mnist_search.study.store import Store
+
+    found = champion(Store.open(storage), study, trial)
+    if not output.is_dir():
+        raise DiskError(f"no folder {output}; make it, or name another with --output")
+    from mnist_search import artefact, card  # torch
+
+    name = study if trial is None else f"{study}-trial-{trial}"
+    for kind in to or [Kind.PT2]:
+        path = output / f"{name}.{kind.value}"
+        artefact.write(path, found.config.architecture, found.weights)
+        typer.echo(path)
+    for suffix, text in (
+        (".json", json.dumps(found.card, indent=1)),
+        (".md", card.markdown(name, found.card)),
+    ):
+        path = output / f"{name}{suffix}"
+        try:
+            path.write_text(text + "\n")
+        except OSError as error:
+            raise DiskError(f"cannot write {path}: {error}; name another folder with --output") from error
+        typer.echo(path)
+
+
+def verify(file: FileArgument, data_dir: DataOption = None, how: FormatOption = Format.TABLE) -> None:
+    """Load an exported network, count its parameters, and judge it again on what its card tells of."""
+    from mnist_search import artefact  # torch
+
+    network, told = artefact.read(file), _card_of(file)
+    pixels, labels, name = _images(told, data_dir)
+    accuracy = float((_in_batches(network.logits, pixels).argmax(1) == labels).mean())
+    document = {
+        "file": str(file),
+        "parameters": network.parameters,
+        "parameters_on_card": told["parameters"],
+        name: accuracy,
+        f"{name}_on_card": told[name],
+    }
+    print_fields(document, how)
+    wrong = (
+        network.parameters not in (None, told["parameters"]) or abs(accuracy - told[name]) * len(labels) > 1
+    )
+    if wrong:
+        raise MnistSearchError(f"{file} is not the network that its card describes; export it again")
+
+
+def predict(
+    file: FileArgument,
+    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files, a digit each.")],
+    how: FormatOption = Format.TABLE,
+) -> None:
+    """Tell which digit is in each picture, with the probability of every digit.
+
+    Pictures are made like MNIST's first: inverted if they are dark on light, cut out, centred.
+    """
+    import numpy as np
+
+    from mnist_search import artefact  # torch
+    from mnist_search.picture import read_picture
+
+    network = artefact.read(file)
+    pixels = np.stack([read_picture(path) for path in images])[:, None]
+    logits = network.logits(pixels).astype(np.float64)
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = shifted / shifted.sum(1, keepdims=True)
+    rows = [
+        {"image": str(path), "digit": int(p.argmax()), "probability": float(p.max()),
+         "probabilities": [round(float(each), 6) for each in p]}
+        for path, p in zip(images, probabilities, strict=True)
+    ]  # fmt: skip
+    columns = ("image", "digit", "probability")
+    print_rows(rows, how, columns if how == Format.CSV else (*columns, "probabilities"))
+
+
+def _card_of(file: Path) -> dict[str, Any]:
+    for path in (file.with_suffix(".json"), file.with_name("card.json")):
+        if path.is_file():
+            try:
+                told = json.loads(path.read_text())
+                if isinstance(told, dict) and "parameters" in told:
+                    return told
+            except ValueError as error:
+                raise UnusableConfiguration(
+                    f"{path} is damaged: {error}; export the network again"
+                ) from error
+    raise UnusableConfiguration(f"no card beside {file}; mnist-search export writes {file.stem}.json")
+
+
+def _images(told: dict[str, Any], data_dir: Path | None) -> tuple[np.ndarray, np.ndarray, str]:
+    """What the card's accuracy was measured on: pixels, labels, and the accuracy's name."""
+    from mnist_search.training import files
+    from mnist_search.training.digits import shuffled
+
+    folder = files.find(data_dir)
+    if told.get("test_accuracy") is not None:
+        images, labels = files.read_test(folder)
+        name = "test_accuracy"
+    else:
+        _, val, seed = told["split"]
+        images, labels = (part[:val] for part in shuffled(*files.read_training(folder), seed))
+        name = "val_accuracy"
+    return images[:, None].astype("float32") / 255, labels, name
+
+
+def _in_batches(logits: Any, pixels: np.ndarray, size: int = 1000) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([logits(pixels[at : at + size]) for at in range(0, len(pixels), size)])

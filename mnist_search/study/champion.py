@@ -1,0 +1,106 @@
+"""The network of a study that people take away, and what can honestly be said of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mnist_search.errors import NotFound
+from mnist_search.facts import StudyFacts, TrialFacts
+from mnist_search.study.finals import Summary, finals_of, summaries
+from mnist_search.study.ledger import Ledger
+from mnist_search.study.series import Series, Training
+from mnist_search.study.store import Store
+from search_space import TrialConfig
+from search_space.plain import to_plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Champion:
+    """A trained network with its story.
+
+    Attributes:
+        weights: as safetensors.
+        card: everything that is said of it, as plain values.
+    """
+
+    config: TrialConfig
+    weights: bytes
+    card: dict[str, Any]
+
+
+def champion(store: Store, study: str, trial: int | None = None) -> Champion:
+    """A study's champion: the finalist that validation put first, trained with the first seed.
+
+    The test set does not choose, neither among finalists nor among seeds. Without finals, or for a
+    given trial, it is the trial's own network, of which only validation can be told.
+
+    Raises:
+        NotFound: no complete trial, no such trial, or its weights were not kept.
+    """
+    ledger = Ledger.open(store, study)
+    facts = ledger.facts()
+    held = [series for series in finals_of(store, facts) if not series.open]
+    if trial is None and held:
+        found = _finalist(facts, held[-1])
+        if found is not None:
+            return found
+    chosen = facts.best if trial is None else facts.trial(trial)
+    if chosen is None:
+        raise NotFound(f"study {study!r} has no such trial; mnist-search trials {study} lists them")
+    weights = ledger.kept_weights().get(chosen.trial_id)
+    if weights is None:
+        kept = ", ".join(str(t.number) for t in facts.trials if t.trial_id in ledger.kept_weights())
+        raise NotFound(f"the weights of trial {chosen.number} were not kept; those of {kept or 'none'} were")
+    about = {"val_accuracy": chosen.val_accuracy, "trained_on": facts.experiment.train_images}
+    return _champion(facts, chosen, weights, about)
+
+
+def _finalist(facts: StudyFacts, series: Series) -> Champion | None:
+    """The first finalist by validation that has been trained."""
+    first_seed = {t.task.name: t for t in reversed(series.trainings()) if _is_trained(t)}
+    summary_of = {summary.name: summary for summary in summaries(series)}
+    for trial in facts.ranked:
+        training = first_seed.get(f"trial {trial.number}")
+        if training is not None:
+            about = _test_results(training, summary_of[training.task.name])
+            about |= {"promised_val_accuracy": trial.val_accuracy, "trained_on": 60_000}
+            return _champion(facts, trial, series.weights_of(training), about)
+    return None
+
+
+def _is_trained(training: Training) -> bool:
+    return training.result is not None and training.result.failure is None
+
+
+def _test_results(training: Training, summary: Summary) -> dict[str, Any]:
+    assert training.result is not None
+    told = asdict(summary)
+    spread = ("mean", "sd", "low", "high", "worst")
+    return {
+        "test_accuracy": training.result.test_accuracy,
+        "seed": training.task.seed,
+        "n_seeds": summary.n_seeds,
+        **{f"test_accuracy_{name}": told[name] for name in spread},
+        "device": training.result.device,
+        "version": training.result.version,
+    }
+
+
+def _champion(facts: StudyFacts, trial: TrialFacts, weights: bytes, about: dict[str, Any]) -> Champion:
+    experiment = facts.experiment
+    config = experiment.space.decode(trial.genes)
+    card = {
+        "study": facts.name,
+        "trial": trial.number,
+        "budget": experiment.budget,
+        "parameters": config.architecture.num_params(),
+        "multiply_adds": config.architecture.multiply_adds(),
+        "network": str(config.architecture),
+        "trials": len(facts.done),
+        "split": [experiment.train_images, experiment.val_images, experiment.split_seed],
+        **about,
+        "architecture": to_plain(config.architecture),
+        "training": to_plain(config.training),
+    }
+    return Champion(config=config, weights=weights, card=card)
