@@ -242,7 +242,7 @@ def test_space_tells_size_and_share(cli):
 
 
 def test_compare_without_a_store_shows_the_seeds(cli, tmp_path):
-    code, out, _ = cli("compare", "--format", "json")
+    code, out, _ = cli("compare", "--no-published", "--format", "json")
 
     rows = {row["name"]: row for row in json.loads(out)}
     assert code == 0
@@ -328,7 +328,13 @@ def test_best_explain_studies_and_compare_read_the_store(cli):
     (study,) = json.loads(cli("studies", "-f", "json")[1])
     assert study["trials_done"] == 3
     rows = json.loads(cli("compare", "-f", "json")[1])
-    assert {row["name"] for row in rows} == {*SEEDS, "budget-1500"}
+    assert {row["name"] for row in rows if row["kind"] != "published"} == {*SEEDS, "budget-1500"}
+    assert all(
+        0.99 <= row["claimed_test_accuracy"] < 1
+        for row in rows
+        if row["kind"] == "published" and row["parameters"] > 600
+    )
+    assert sorted(row["parameters"] for row in rows) == [row["parameters"] for row in rows]
     (ours,) = (row for row in rows if row["kind"] == "study")
     assert ours["val_accuracy"] == 0.92
 

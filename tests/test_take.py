@@ -17,7 +17,7 @@ from mnist_search import artefact
 from mnist_search.card import markdown
 from mnist_search.errors import DiskError, NotFound, UnusableConfiguration, UsageError
 from mnist_search.picture import read_picture
-from mnist_search.study.champion import champion
+from mnist_search.study.champion import champion, final_summary
 from mnist_search.study.finals import finalists, series_for_finals
 from mnist_search.study.ledger import Ledger
 from mnist_search.tasks import Result
@@ -146,6 +146,8 @@ def test_the_test_set_chooses_neither_the_finalist_nor_the_seed(ledger, store):
     assert (found.card["test_accuracy"], found.card["n_seeds"]) == (0.95, 2)
     assert found.card["test_accuracy_mean"] == pytest.approx(0.965)
     assert "test set was opened once" in markdown("n", found.card)
+    final = final_summary(store, ledger.facts())
+    assert (final.trial.number, final.summary.mean) == (1, pytest.approx(0.965))
 
 
 def test_a_finalist_that_failed_with_every_seed_is_no_champion(ledger, store):

@@ -1,7 +1,9 @@
-"""The verb ``compare``: the best of our studies beside the five seeds."""
+"""The verb ``compare``: our studies beside the five seeds and what others published."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,23 +15,33 @@ from mnist_search.errors import NotFound
 
 if TYPE_CHECKING:
     from experiments import Recipe
+    from experiments.published import Published
     from mnist_search.facts import StudyFacts
 
-COLUMNS = ("name", "kind", "parameters", "claimed_test_accuracy", "val_accuracy", "epochs", "seconds",
-           "multiply_adds", "architecture")  # fmt: skip
+COLUMNS = (
+    "name", "kind", "parameters", "claimed_test_accuracy", "best_epoch", "val_accuracy", "test_accuracy_mean",
+    "test_accuracy_sd", "n_seeds", "epochs", "seconds", "multiply_adds",
+)  # fmt: skip
+
+Row = dict[str, Any]
 
 
 def compare(
     study: Annotated[list[str] | None, typer.Argument(help="Studies; all of the store by default.")] = None,
+    published: Annotated[
+        bool, typer.Option("--published/--no-published", help="Show what others published.")
+    ] = True,
     how: FormatOption = Format.TABLE,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Put the best of each study beside the five hand-tuned seeds.
+    """Put the best of each study beside the five hand-tuned seeds and what others published.
 
-    A seed's accuracy is its author's claim on the test set, mostly of the best epoch there.
-    A study's is on its validation images, which the search chose by: neither is a test result.
+    Claims are of one run on the test set, mostly of the best epoch there; best epoch is what that
+    rule gives in our reproductions. A study's validation accuracy is on images that the search
+    chose by. Test means are of the last epoch over several seeds, after finalize or reproduce.
     """
     from experiments import SEEDS  # Optuna's distributions
+    from experiments.published import published as others
 
     try:
         found = load_studies(storage, study)
@@ -37,37 +49,78 @@ def compare(
         if study:
             raise
         found = []  # no store yet: the seeds alone
-    rows = [_seed_row(recipe) for recipe in SEEDS.values()] + [_study_row(facts) for facts in found]
+    reproduced = _reproduced(storage) if found else {}
+    rows = [_seed_row(recipe, reproduced) for recipe in SEEDS.values()]
+    rows += [_study_row(facts, storage) for facts in found]
+    rows += [_published_row(network) for network in others() if published]
     print_rows(sorted(rows, key=lambda row: row["parameters"] or 0), how, COLUMNS)
 
 
-def _seed_row(recipe: Recipe) -> dict[str, Any]:
-    return {
+def _reproduced(storage: str) -> Mapping[str, Row]:
+    """What the seeds came to in our hands, by name."""
+    from mnist_search.study.finals import REPRODUCTION, summaries  # Optuna
+    from mnist_search.study.series import Series, series_of
+    from mnist_search.study.store import Store
+
+    store = Store.open(storage)
+    if REPRODUCTION not in series_of(store, REPRODUCTION):
+        return {}
+    return {summary.name: asdict(summary) for summary in summaries(Series(store, REPRODUCTION))}
+
+
+def _seed_row(recipe: Recipe, reproduced: Mapping[str, Row]) -> Row:
+    ours = reproduced.get(recipe.name, {})
+    return _bare() | {
         "name": recipe.name,
         "kind": "seed",
         "parameters": recipe.architecture.num_params(),
         "claimed_test_accuracy": recipe.claim.test_accuracy,
-        "val_accuracy": None,
+        "best_epoch": ours.get("best_epoch"),
+        "test_accuracy_mean": ours.get("mean"),
+        "test_accuracy_sd": ours.get("sd"),
+        "n_seeds": ours.get("n_seeds"),
+        "seconds": ours.get("seconds"),
         "epochs": recipe.training.epochs,
-        "seconds": None,
         "multiply_adds": recipe.architecture.multiply_adds(),
         "architecture": str(recipe.architecture),
         "claim": recipe.claim.wording,
     }
 
 
-def _study_row(facts: StudyFacts) -> dict[str, Any]:
-    best = facts.best
-    architecture = facts.experiment.space.architecture(best.genes) if best else None
-    return {
-        "name": facts.name,
-        "kind": "study",
-        "parameters": best.num_params if best else None,
-        "claimed_test_accuracy": None,
-        "val_accuracy": best.val_accuracy if best else None,
-        "epochs": best.epochs if best else None,
-        "seconds": best.seconds if best else None,
-        "multiply_adds": architecture.multiply_adds() if architecture else None,
-        "architecture": str(architecture) if architecture else None,
-        "claim": None,
+def _study_row(facts: StudyFacts, storage: str) -> Row:
+    from mnist_search.study.champion import final_summary  # Optuna
+    from mnist_search.study.store import Store
+
+    bare = _bare() | {"name": facts.name, "kind": "study"}
+    final = final_summary(Store.open(storage), facts)
+    best = final.trial if final else facts.best
+    if best is None:
+        return bare
+    architecture = facts.experiment.space.architecture(best.genes)
+    test = asdict(final.summary) if final else {}
+    return bare | {
+        "parameters": best.num_params,
+        "val_accuracy": best.val_accuracy,
+        "test_accuracy_mean": test.get("mean"),
+        "test_accuracy_sd": test.get("sd"),
+        "n_seeds": test.get("n_seeds"),
+        "epochs": best.epochs,
+        "seconds": test.get("seconds", best.seconds),
+        "multiply_adds": architecture.multiply_adds(),
+        "architecture": str(architecture),
     }
+
+
+def _published_row(network: Published) -> Row:
+    return _bare() | {
+        "name": network.name,
+        "kind": "published",
+        "parameters": network.parameters,
+        "claimed_test_accuracy": network.test_accuracy,
+        "epochs": network.epochs,
+        "claim": f"{network.rule}; {network.source}",
+    }
+
+
+def _bare() -> Row:
+    return dict.fromkeys((*COLUMNS, "architecture", "claim"))

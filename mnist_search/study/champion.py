@@ -40,11 +40,11 @@ def champion(store: Store, study: str, trial: int | None = None) -> Champion:
     """
     ledger = Ledger.open(store, study)
     facts = ledger.facts()
-    held = [series for series in finals_of(store, facts) if not series.open]
-    if trial is None and held:
-        found = _finalist(facts, held[-1])
-        if found is not None:
-            return found
+    final = final_summary(store, facts) if trial is None else None
+    if final is not None:
+        about = _test_results(final) | {"promised_val_accuracy": final.trial.val_accuracy}
+        judged = final.series.weights_of(final.training)
+        return _champion(facts, final.trial, judged, about | {"trained_on": 60_000})
     chosen = facts.best if trial is None else facts.trial(trial)
     if chosen is None:
         raise NotFound(f"study {study!r} has no such trial; mnist-search trials {study} lists them")
@@ -56,16 +56,32 @@ def champion(store: Store, study: str, trial: int | None = None) -> Champion:
     return _champion(facts, chosen, weights, about)
 
 
-def _finalist(facts: StudyFacts, series: Series) -> Champion | None:
-    """The first finalist by validation that has been trained."""
-    first_seed = {t.task.name: t for t in reversed(series.trainings()) if _is_trained(t)}
-    summary_of = {summary.name: summary for summary in summaries(series)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Final:
+    """How a study's champion did in the finals.
+
+    Attributes:
+        training: of the champion with its first seed.
+        summary: of the champion over all seeds.
+    """
+
+    trial: TrialFacts
+    series: Series
+    training: Training
+    summary: Summary
+
+
+def final_summary(store: Store, facts: StudyFacts) -> Final | None:
+    """The first finalist by validation that could be trained, in the latest finished finals."""
+    held = [series for series in finals_of(store, facts) if not series.open]
+    if not held:
+        return None
+    first_seed = {t.task.name: t for t in reversed(held[-1].trainings()) if _is_trained(t)}
+    summary_of = {summary.name: summary for summary in summaries(held[-1])}
     for trial in facts.ranked:
-        training = first_seed.get(f"trial {trial.number}")
-        if training is not None:
-            about = _test_results(training, summary_of[training.task.name])
-            about |= {"promised_val_accuracy": trial.val_accuracy, "trained_on": 60_000}
-            return _champion(facts, trial, series.weights_of(training), about)
+        name = f"trial {trial.number}"
+        if name in first_seed:
+            return Final(trial=trial, series=held[-1], training=first_seed[name], summary=summary_of[name])
     return None
 
 
@@ -73,17 +89,17 @@ def _is_trained(training: Training) -> bool:
     return training.result is not None and training.result.failure is None
 
 
-def _test_results(training: Training, summary: Summary) -> dict[str, Any]:
-    assert training.result is not None
-    told = asdict(summary)
+def _test_results(final: Final) -> dict[str, Any]:
+    result, told = final.training.result, asdict(final.summary)
+    assert result is not None
     spread = ("mean", "sd", "low", "high", "worst")
     return {
-        "test_accuracy": training.result.test_accuracy,
-        "seed": training.task.seed,
-        "n_seeds": summary.n_seeds,
+        "test_accuracy": result.test_accuracy,
+        "seed": final.training.task.seed,
+        "n_seeds": final.summary.n_seeds,
         **{f"test_accuracy_{name}": told[name] for name in spread},
-        "device": training.result.device,
-        "version": training.result.version,
+        "device": result.device,
+        "version": result.version,
     }
 
 
