@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from search_space import Architecture, TrainingConfig
 
@@ -30,6 +32,7 @@ class Recipe:
         name: what the command line calls it.
         source: the first characters of the seed text's name.
         assumed: what the author left open and we filled in.
+        genes: the nearest point of the search space; empty where none is near.
     """
 
     name: str
@@ -38,3 +41,4 @@ class Recipe:
     training: TrainingConfig
     claim: Claim
     assumed: str = ""
+    genes: Mapping[str, Any] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Seed 000: no biases, BN-ReLU-dropout 0.05 after every convolution, average pooling as head.
 
 Source: e310d388ce63df15. Cost: 15 epochs. Claim: 8,932 parameters, 99.50 % on test at its best epoch.
-Command: mnist-search compare
+Command: mnist-search reproduce seed-000
 """
 
 from experiments.recipe import Claim, Recipe
@@ -54,4 +54,26 @@ RECIPE = Recipe(
         wording="99.50 % on test at the best of 15 epochs, one run",
     ),
     assumed="a constant learning rate",
+    genes={
+        "depth": 7,
+        "width_1": 4,
+        "width_2": 4,
+        "width_3": 8,
+        "width_4": 16,
+        "width_5": 16,
+        "width_6": 16,
+        "width_7": 16,
+        "transition_width": 8,
+        "pool_1": 3,
+        "pool_2": 0,
+        "padding": "valid",
+        "transition": True,
+        "head": "gap",
+        "dropout": 0.05,
+        "optimizer": "sgd",
+        "sgd_lr": 0.1,
+        "schedule": "constant",
+        "augmentation": 1.0,
+        "batch_size": 128,
+    },
 )

@@ -3,7 +3,7 @@
 Source: cedc7f1e9801118b. Cost: at most 15 epochs. Claim: 7,204 parameters, 99.1-99.3 % on test.
 The rows of the author's table add up to 7,194; the total is right only with a bias in the last
 1x1 convolution, so the bias is written here.
-Command: mnist-search compare
+Command: mnist-search reproduce seed-001
 """
 
 from experiments.recipe import Claim, Recipe
@@ -62,4 +62,23 @@ RECIPE = Recipe(
         wording="99.1-99.3 % on test within 15 epochs, one run",
     ),
     assumed="batches of 128; rotation and affine map in one resampling, where the author takes two",
+    genes={
+        "depth": 5,
+        "width_1": 6,
+        "width_2": 12,
+        "width_3": 24,
+        "width_4": 12,
+        "width_5": 10,
+        "pool_1": 2,
+        "pool_2": 2,
+        "padding": "same",
+        "transition": False,
+        "head": "gap",
+        "dropout": 0.05,
+        "optimizer": "adamw",
+        "adamw_lr": 0.05,
+        "schedule": "plateau",
+        "augmentation": 0.9,
+        "batch_size": 128,
+    },
 )

@@ -1,7 +1,7 @@
 """Seed 002: convolutions with biases 4-8-16-32-64-10, batch norm without learned parameters.
 
 Source: 3338921d21c41d89. Cost: 20 epochs. Claim: 25,290 parameters, 98.6 % on test after 20 epochs.
-Command: mnist-search compare
+Command: mnist-search reproduce seed-002
 """
 
 from experiments.recipe import Claim, Recipe
@@ -49,4 +49,23 @@ RECIPE = Recipe(
         wording="98.6 % on test after 20 epochs, one run",
     ),
     assumed="ReLU before norm, dropout 0.1, SGD 0.01 with momentum 0.9 at a constant rate",
+    genes={
+        "depth": 5,
+        "width_1": 4,
+        "width_2": 8,
+        "width_3": 16,
+        "width_4": 32,
+        "width_5": 64,
+        "pool_1": 2,
+        "pool_2": 2,
+        "padding": "same",
+        "transition": False,
+        "head": "gap",
+        "dropout": 0.1,
+        "optimizer": "sgd",
+        "sgd_lr": 0.01,
+        "schedule": "constant",
+        "augmentation": 0.0,
+        "batch_size": 128,
+    },
 )

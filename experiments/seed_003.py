@@ -1,7 +1,7 @@
 """Seed 003: three padded convolutions 8-16-32, each pooled, and a fully connected head 288-32-10.
 
 Source: aee73f9bf4752610. Cost: 19 epochs. Claim: 15,578 parameters, 99.43 % on test.
-Command: mnist-search compare
+Command: mnist-search reproduce seed-003
 """
 
 from experiments.recipe import Claim, Recipe

@@ -1,7 +1,7 @@
 """Seed 004: ReLU before norm, dropout 0.1, a 1x1 convolution before the only pooling, linear head.
 
 Source: 131861b3967ff315. Cost: 20 epochs. Claim: 11,588 parameters, 99.28 % on test.
-Command: mnist-search compare
+Command: mnist-search reproduce seed-004
 """
 
 from experiments.recipe import Claim, Recipe
@@ -48,4 +48,24 @@ RECIPE = Recipe(
         wording="99.28 % on test at the last of 20 epochs, which is also the best, one run",
     ),
     assumed="a constant learning rate of 0.01 with momentum 0.9, no augmentation",
+    genes={
+        "depth": 5,
+        "width_1": 16,
+        "width_2": 32,
+        "width_3": 16,
+        "width_4": 16,
+        "width_5": 16,
+        "transition_width": 10,
+        "pool_1": 2,
+        "pool_2": 0,
+        "padding": "valid",
+        "transition": True,
+        "head": "gap",
+        "dropout": 0.1,
+        "optimizer": "sgd",
+        "sgd_lr": 0.01,
+        "schedule": "constant",
+        "augmentation": 0.0,
+        "batch_size": 128,
+    },
 )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_search.cli import bench, compare, data, finals, read, run, space, take, ui
+from mnist_search.cli import bench, compare, data, enqueue, finals, read, run, space, take, ui
 from mnist_search.environment import set_defaults
 from mnist_search.errors import MnistSearchError
 
@@ -27,6 +27,7 @@ SEARCH, JUDGE, TAKE, READ, MACHINE = (
 
 app.command(rich_help_panel=SEARCH)(run.run)
 app.command(rich_help_panel=SEARCH)(run.resume)
+app.command(rich_help_panel=SEARCH)(enqueue.enqueue)
 app.command(rich_help_panel=SEARCH)(space.space)
 app.command(rich_help_panel=JUDGE)(finals.finalize)
 app.command(rich_help_panel=JUDGE)(finals.finals)

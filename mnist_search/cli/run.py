@@ -92,6 +92,10 @@ def run(
     ] = True,
     depth: DepthOption = None,
     width: WidthOption = None,
+    warm_start: Annotated[
+        Literal["none", "seeds"],
+        typer.Option(help="Begin with the hand-tuned seeds that fit, as near as the space comes to them."),
+    ] = "none",
     train_images: Annotated[int, typer.Option(min=1000, help="Images to train on.")] = 50_000,
     val_images: Annotated[int, typer.Option(min=100, help="Images to choose by.")] = 10_000,
     jobs: JobsOption = "auto",
@@ -137,6 +141,7 @@ def run(
             storage=storage, study=name, experiment=experiment, target=trials, jobs=jobs_of(jobs),
             device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
             mlflow=place(mlflow, tracking_uri, mlflow_experiment), limits=limits,
+            warm_start=warm_start == "seeds",
         )
     )  # fmt: skip
 

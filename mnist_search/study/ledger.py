@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from experiments import Experiment
-from mnist_search.errors import StudyConflict, UnusableConfiguration
+from mnist_search.errors import StudyConflict, UnusableConfiguration, UsageError
 from mnist_search.facts import StudyFacts
 from mnist_search.study import leases, reading
 from mnist_search.study.pruners import pruner_for
@@ -128,6 +128,26 @@ class Ledger:
     def lock(self, topic: str) -> AbstractContextManager[None]:
         """Hold what only one process may do at a time."""
         return self._store.lock(topic)
+
+    def enqueue(self, genes: Mapping[str, Any]) -> bool:
+        """Have a trial with these genes begun before any is sampled, unless there is one.
+
+        Returns:
+            Whether it was new.
+
+        Raises:
+            UsageError: it is over the budget.
+        """
+        budget = self.experiment.parameter_budget
+        if not budget.fits(genes):
+            raise UsageError(
+                f"a network of {budget.count(genes):,} parameters is over the budget of {budget.limit:,}; "
+                "give a smaller one, or search with a larger --budget"
+            )
+        with self._store.lock("claim"):
+            before = len(self.study.get_trials(deepcopy=False))
+            self.study.enqueue_trial(dict(genes), skip_if_exists=True)
+            return len(self.study.get_trials(deepcopy=False)) > before
 
     def claim(self) -> Claim | None:
         """Begin a trial: one that was left, else an enqueued one, else a new one.

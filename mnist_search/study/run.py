@@ -24,6 +24,7 @@ from mnist_search.study.pruners import check_pruner
 from mnist_search.study.samplers import check_sampler
 from mnist_search.study.store import Store, file_of
 from mnist_search.study.supervisor import Screen, Stop, supervise
+from mnist_search.study.warm import enqueue_seeds
 from mnist_search.study.worker import Job, main
 from mnist_search.tracking import NullTracker, Tracker
 from mnist_search.tracking.place import MlflowPlace, local_file
@@ -45,6 +46,7 @@ class Plan:
         jobs: worker processes; None for as many as the machine carries.
         mlflow: where runs are written; None for nowhere.
         keep_models: how many trained networks are kept.
+        warm_start: put the seeds that fit first.
     """
 
     storage: str
@@ -58,6 +60,7 @@ class Plan:
     data_dir: Path | None = None
     mlflow: MlflowPlace | None = None
     keep_models: int = 5
+    warm_start: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -182,7 +185,10 @@ def _training_data(data_dir: Path | None) -> Path:
 def _open(plan: Plan) -> Ledger:
     if plan.experiment is not None:
         store = Store.open_or_create(plan.storage)
-        return Ledger.open_or_create(store, plan.study, plan.experiment, plan.target or 1)
+        ledger = Ledger.open_or_create(store, plan.study, plan.experiment, plan.target or 1)
+        if plan.warm_start:
+            enqueue_seeds(ledger)
+        return ledger
     ledger = Ledger.open(Store.open(plan.storage, write=True), plan.study)
     ledger.raise_target((plan.target or ledger.target) + plan.more)
     return ledger

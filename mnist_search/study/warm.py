@@ -1,0 +1,50 @@
+"""Trials that are put first: what is known to be good already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from experiments import SEEDS, Experiment
+from mnist_search.study.ledger import Ledger
+
+
+def enqueue_seeds(ledger: Ledger) -> list[str]:
+    """Put the seeds that fit first, as near as the space comes to them; names of those that fit.
+
+    A seed that was put there before is not put there again.
+    """
+    fitting = {
+        name: genes
+        for name, recipe in SEEDS.items()
+        if recipe.genes
+        for genes in [nearest(ledger.experiment, recipe.genes)]
+        if ledger.experiment.parameter_budget.fits(genes)
+    }
+    for genes in fitting.values():
+        ledger.enqueue(genes)
+    return list(fitting)
+
+
+def nearest(experiment: Experiment, genes: Mapping[str, Any]) -> dict[str, Any]:
+    """A full set of genes of this space, as near to the given ones as its bounds allow."""
+    return {
+        name: _within(gene, genes[name]) if name in genes else _middle(gene)
+        for name, gene in experiment.space.distributions.items()
+    }
+
+
+def _within(gene: BaseDistribution, value: Any) -> Any:
+    if isinstance(gene, IntDistribution | FloatDistribution):
+        return type(gene.low)(np.clip(value, gene.low, gene.high))
+    return value
+
+
+def _middle(gene: BaseDistribution) -> Any:
+    """What a gene is that nobody chose: as little as there is of it, or the first choice."""
+    if isinstance(gene, IntDistribution | FloatDistribution):
+        return gene.low
+    return gene.to_external_repr(0)

@@ -1,0 +1,95 @@
+"""What is put first is trained first, once, and never over the budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments import SEEDS, Experiment
+from mnist_search.errors import UsageError
+from mnist_search.study.ledger import Ledger
+from mnist_search.study.warm import enqueue_seeds, nearest
+from search_space import SearchSpace
+
+
+def ledger_of(store, budget, target=3):
+    experiment = Experiment(budget=budget, space=SearchSpace.for_budget(budget))
+    return Ledger.open_or_create(store, f"budget-{budget}", experiment, target)
+
+
+@pytest.mark.parametrize("name", [name for name in SEEDS if SEEDS[name].genes])
+def test_the_nearest_genes_are_a_point_of_any_space(name):
+    for budget in (1000, 8000, 25_000):
+        experiment = Experiment(budget=budget, space=SearchSpace.for_budget(budget))
+        genes = nearest(experiment, SEEDS[name].genes)
+
+        assert genes.keys() == experiment.space.distributions.keys()
+        for gene, distribution in experiment.space.distributions.items():
+            inside = distribution._contains(distribution.to_internal_repr(genes[gene]))
+            assert inside, gene
+
+
+def test_seed_001_is_a_point_of_the_space():
+    experiment = Experiment(budget=8000, space=SearchSpace.for_budget(8000))
+
+    network = experiment.space.architecture(nearest(experiment, SEEDS["seed-001"].genes))
+
+    assert network.num_params() == SEEDS["seed-001"].claim.num_params
+    assert str(network) == "6-12-P-24-12-P-10-G-fc10"
+
+
+def test_seeds_that_fit_are_trained_first_and_once(store):
+    ledger = ledger_of(store, 8000)
+
+    assert enqueue_seeds(ledger) == ["seed-001"]
+    assert enqueue_seeds(ledger) == ["seed-001"]
+
+    assert len(ledger.study.trials) == 1
+    claim = ledger.claim()
+    assert claim.trial.params["width_3"] == 24
+    assert ledger.claim().trial.number == 1
+
+
+def test_a_larger_budget_takes_more_seeds(store):
+    assert enqueue_seeds(ledger_of(store, 12_000)) == ["seed-000", "seed-001", "seed-004"]
+
+
+def test_nothing_over_the_budget_is_put_first(store):
+    ledger = ledger_of(store, 8000)
+    genes = nearest(ledger.experiment, SEEDS["seed-000"].genes)
+
+    with pytest.raises(UsageError, match="8,942 parameters is over the budget of 8,000"):
+        ledger.enqueue(genes)
+    assert ledger.study.trials == []
+
+
+def test_a_trial_of_another_study_is_enqueued_by_its_number(store, command, tmp_path):
+    small, large = ledger_of(store, 2000), ledger_of(store, 4000)
+    small.claim()
+    there = ("--storage", f"sqlite:///{tmp_path}/store.db")
+
+    done = command("enqueue", large.name, "--from", small.name, "--trial", "0", *there)
+    again = command("enqueue", large.name, "--from", small.name, "--trial", "0", *there)
+
+    assert (done.code, again.code) == (0, 0), done.err
+    assert "will be trained next in budget-4000" in done.out
+    assert "is there already" in again.out
+    assert len(large.study.trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 2, "either --recipe NAME or --trial NUMBER"),
+        (("--recipe", "seed-003"), 66, "no recipe 'seed-003' that the space comes near to"),
+        (("--trial", "5"), 66, "has no trial 5"),
+        (("--recipe", "seed-000"), 2, "over the budget of 8,000"),
+    ],
+)
+def test_what_cannot_be_enqueued_is_told_in_one_line(store, command, tmp_path, arguments, code, said):
+    ledger = ledger_of(store, 8000)
+
+    done = command("enqueue", ledger.name, *arguments, "--storage", f"sqlite:///{tmp_path}/store.db")
+
+    assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
+    assert said in done.err
+    assert ledger.study.trials == []
