@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from optuna.trial import TrialState
 
 from experiments import SEEDS, Experiment
 from mnist_search.errors import UsageError
 from mnist_search.study.ledger import Ledger
-from mnist_search.study.warm import enqueue_seeds, nearest
+from mnist_search.study.warm import enqueue_best, enqueue_seeds, nearest
 from search_space import SearchSpace
 
 
@@ -93,3 +96,36 @@ def test_what_cannot_be_enqueued_is_told_in_one_line(store, command, tmp_path, a
     assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
     assert said in done.err
     assert ledger.study.trials == []
+
+
+def test_a_larger_budget_begins_with_the_best_of_a_smaller_one(store):
+    small, large = ledger_of(store, 2000, target=4), ledger_of(store, 4000)
+    for accuracy in (0.95, 0.97, 0.96, 0.94):
+        claim = small.claim()
+        claim.trial.set_user_attr("num_params", 1900)
+        small.settle(
+            claim, TrialState.COMPLETE, accuracy, left={"curve": [{"val_accuracy": accuracy, "val_loss": 0}]}
+        )
+
+    enqueue_best(large, small.facts())
+    enqueue_best(large, small.facts())
+
+    waiting = [trial.system_attrs["fixed_params"] for trial in large.study.trials]
+    best = [small.study.trials[number].params for number in (1, 2, 0)]
+    assert [genes["depth"] for genes in waiting] == [genes["depth"] for genes in best]
+    assert all(large.experiment.parameter_budget.fits(genes) for genes in waiting)
+    counts = [large.experiment.parameter_budget.count(genes) for genes in waiting]
+    assert min(counts) > 2000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_ladder_searches_one_budget_after_the_other(command, mnist_dir):
+    quick = ("--trials", "2", "--epochs", "1", "--train-images", "1000", "--val-images", "500", "--no-mlflow")
+
+    done = command("run", "--budget", "3000,1500", *quick, "--data-dir", mnist_dir, timeout=280)
+
+    assert done.code == 0, done.err
+    assert done.err.index("study budget-1500") < done.err.index("study budget-3000")
+    rows = json.loads(command("studies", "--format", "json").out)
+    assert [(row["study"], row["trials_done"]) for row in rows] == [("budget-1500", 2), ("budget-3000", 2)]

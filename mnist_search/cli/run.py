@@ -19,7 +19,7 @@ from mnist_search.cli.options import (
     seconds,
     study_name,
 )
-from mnist_search.cli.space import BudgetOption, DepthOption, WidthOption, space_of
+from mnist_search.cli.space import DepthOption, WidthOption, space_of
 from mnist_search.errors import NothingFinished, UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +76,15 @@ PatienceOption = Annotated[
 
 
 def run(
-    budget: BudgetOption,
+    budget: Annotated[
+        str,
+        typer.Option(
+            "--budget",
+            "-b",
+            metavar="N[,N...]",
+            help="Most parameters of a network; several are searched in turn, the smallest first.",
+        ),
+    ],
     trials: Annotated[
         int, typer.Option("--trials", "-n", min=1, max=100_000, help="Trained trials of the whole study.")
     ] = 50,
@@ -122,28 +130,44 @@ def run(
     """
     from experiments import Experiment  # Optuna's distributions
 
-    name = study_name(study or f"budget-{budget}")
-    try:
-        experiment = Experiment(
-            budget=budget, space=space_of(budget, depth, width, epochs), fill=fill, sampler=sampler,
-            pruner=pruner, seed=seed, train_images=train_images, val_images=val_images,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UsageError(f"{error}; see mnist-search run --help") from error
+    def definition(limit: int) -> Experiment:
+        try:
+            return Experiment(
+                budget=limit, space=space_of(limit, depth, width, epochs), fill=fill, sampler=sampler,
+                pruner=pruner, seed=seed, train_images=train_images, val_images=val_images,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UsageError(f"{error}; see mnist-search run --help") from error
+
+    steps = [(name, definition(limit)) for name, limit in _ladder(budget, study)]
     limits = _limits(timeout, trial_timeout, target, patience)
     if dry_run:
-        _show_plan(experiment, name, trials)
+        for name, experiment in steps:
+            _show_plan(experiment, name, trials)
         return
     from mnist_search.study.run import Plan  # Optuna
 
-    _conduct(
-        Plan(
-            storage=storage, study=name, experiment=experiment, target=trials, jobs=jobs_of(jobs),
-            device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
-            mlflow=place(mlflow, tracking_uri, mlflow_experiment), limits=limits,
-            warm_start=warm_start == "seeds",
-        )
-    )  # fmt: skip
+    smaller = None
+    for name, experiment in steps:
+        _conduct(
+            Plan(
+                storage=storage, study=name, experiment=experiment, target=trials, jobs=jobs_of(jobs),
+                device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
+                mlflow=place(mlflow, tracking_uri, mlflow_experiment), limits=limits,
+                warm_start=warm_start == "seeds", smaller=smaller,
+            )
+        )  # fmt: skip
+        smaller = name
+
+
+def _ladder(budgets: str, study: str | None) -> list[tuple[str, int]]:
+    """Names and budgets of the studies, the smallest first."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", budgets):
+        raise UsageError(f"--budget takes a number of parameters, or several as 1000,2000, not {budgets!r}")
+    limits = sorted({int(text) for text in budgets.split(",")})
+    if study is not None and len(limits) == 1:
+        return [(study_name(study), limits[0])]
+    return [(study_name(f"{study or 'budget'}-{limit}"), limit) for limit in limits]
 
 
 def resume(

@@ -24,7 +24,7 @@ from mnist_search.study.pruners import check_pruner
 from mnist_search.study.samplers import check_sampler
 from mnist_search.study.store import Store, file_of
 from mnist_search.study.supervisor import Screen, Stop, supervise
-from mnist_search.study.warm import enqueue_seeds
+from mnist_search.study.warm import enqueue_best, enqueue_seeds
 from mnist_search.study.worker import Job, main
 from mnist_search.tracking import NullTracker, Tracker
 from mnist_search.tracking.place import MlflowPlace, local_file
@@ -47,6 +47,7 @@ class Plan:
         mlflow: where runs are written; None for nowhere.
         keep_models: how many trained networks are kept.
         warm_start: put the seeds that fit first.
+        smaller: study of a smaller budget whose best are put first.
     """
 
     storage: str
@@ -61,6 +62,7 @@ class Plan:
     mlflow: MlflowPlace | None = None
     keep_models: int = 5
     warm_start: bool = False
+    smaller: str | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -188,6 +190,8 @@ def _open(plan: Plan) -> Ledger:
         ledger = Ledger.open_or_create(store, plan.study, plan.experiment, plan.target or 1)
         if plan.warm_start:
             enqueue_seeds(ledger)
+        if plan.smaller is not None:
+            enqueue_best(ledger, Ledger.open(store, plan.smaller).facts())
         return ledger
     ledger = Ledger.open(Store.open(plan.storage, write=True), plan.study)
     ledger.raise_target((plan.target or ledger.target) + plan.more)

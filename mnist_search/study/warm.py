@@ -9,7 +9,11 @@ import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from experiments import SEEDS, Experiment
+from mnist_search.facts import StudyFacts
 from mnist_search.study.ledger import Ledger
+
+CARRIED_UP = 3
+"""How many networks of a smaller budget a larger one begins with."""
 
 
 def enqueue_seeds(ledger: Ledger) -> list[str]:
@@ -27,6 +31,13 @@ def enqueue_seeds(ledger: Ledger) -> list[str]:
     for genes in fitting.values():
         ledger.enqueue(genes)
     return list(fitting)
+
+
+def enqueue_best(ledger: Ledger, smaller: StudyFacts) -> None:
+    """Put the best of a smaller budget first, their widths scaled to fill this one."""
+    fill = ledger.experiment.parameter_budget.fill
+    for trial in smaller.ranked[:CARRIED_UP]:
+        ledger.enqueue(fill(nearest(ledger.experiment, trial.genes)))
 
 
 def nearest(experiment: Experiment, genes: Mapping[str, Any]) -> dict[str, Any]:
