@@ -1,4 +1,4 @@
-"""The plots of ``optuna.visualization`` as one page that needs no network."""
+"""The plots of ``optuna.visualization``, and accuracy against parameters, as HTML that needs no network."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from mnist_search.facts import StudyFacts, TrialFacts
+
 FEWEST_TRIALS = 2
 """Complete trials without which there is nothing to plot."""
+
+POINTS_SHOWN = 2.0
+"""Percentage points below the best within which accuracies are shown beside parameters."""
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font-family:sans-serif;max-width:1100px;margin:auto;padding:1em}}</style>
@@ -24,13 +29,22 @@ def plots_page(study: optuna.Study) -> str | None:
 
     None while there are too few complete trials.
     """
+    figures = study_figures(study)
+    if not figures:
+        return None
+    parts = [f"<h2>{escape(name)}</h2>{html}" for name, html in as_html(figures).items()]
+    return PAGE.format(title=escape(study.study_name), plots="".join(parts))
+
+
+def study_figures(study: optuna.Study) -> dict[str, Any]:
+    """Optuna's figures by title; none while there are too few complete trials."""
     from optuna import visualization  # plotly and scikit-learn, only when a page is made
     from optuna.importance import PedAnovaImportanceEvaluator
 
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if len(complete) < FEWEST_TRIALS:
-        return None
+        return {}
     genes = _varied(complete)
     evaluator = PedAnovaImportanceEvaluator()
     plots: dict[str, Callable[[], Any]] = {
@@ -44,12 +58,55 @@ def plots_page(study: optuna.Study) -> str | None:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # plots are experimental in Optuna, and say so every time
-        parts = [
-            # One copy of plotly's script serves the whole page.
-            f"<h2>{escape(name)}</h2>" + make().to_html(full_html=False, include_plotlyjs=number == 0)
-            for number, (name, make) in enumerate(plots.items())
-        ]
-    return PAGE.format(title=escape(study.study_name), plots="".join(parts))
+        figures = {name: make() for name, make in plots.items()}
+    figures["Importance by PED-ANOVA"].update_layout(height=200 + 22 * len(genes))  # a line for each
+    return figures
+
+
+def as_html(figures: dict[str, Any]) -> dict[str, str]:
+    """Figures as HTML; one copy of plotly's script, in the first, serves all."""
+    return {
+        name: figure.to_html(
+            full_html=False, include_plotlyjs=number == 0, config={"responsive": True, "displaylogo": False}
+        )
+        for number, (name, figure) in enumerate(figures.items())
+    }
+
+
+def accuracy_against_parameters(facts: StudyFacts) -> Any:
+    """Complete trials by size and accuracy, those that no smaller one beats, and the budget."""
+    from plotly import graph_objects
+
+    front = pareto_front(facts.ranked)
+    figure = graph_objects.Figure()
+    figure.add_scatter(**_points(facts.ranked), mode="markers", name="complete trials")
+    figure.add_scatter(
+        **_points(front), mode="lines+markers", name="no smaller one is better", line_shape="hv"
+    )
+    figure.add_vline(facts.experiment.budget, line_dash="dash", annotation_text="budget")
+    best = 100 * max((trial.val_accuracy or 0 for trial in facts.ranked), default=0)
+    figure.update_layout(
+        xaxis_title="parameters", yaxis_title="validation accuracy, %",
+        yaxis_range=[best - POINTS_SHOWN, best + 0.1 * POINTS_SHOWN],
+    )  # fmt: skip
+    return figure
+
+
+def pareto_front(trials: Sequence[TrialFacts]) -> list[TrialFacts]:
+    """Trials that no trial of as few parameters or fewer beats, the smallest first."""
+    front: list[TrialFacts] = []
+    for trial in sorted(trials, key=lambda t: (t.num_params or 0, *t.rank)):
+        if not front or (trial.val_accuracy or 0) > (front[-1].val_accuracy or 0):
+            front.append(trial)
+    return front
+
+
+def _points(trials: Sequence[TrialFacts]) -> dict[str, Any]:
+    return {
+        "x": [trial.num_params for trial in trials],
+        "y": [100 * (trial.val_accuracy or 0) for trial in trials],
+        "text": [f"trial {trial.number}" for trial in trials],
+    }
 
 
 def _varied(trials: Sequence[FrozenTrial]) -> list[str]:

@@ -1,0 +1,153 @@
+"""The report tells what the store holds, and needs nothing else."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from optuna.trial import TrialState
+from safetensors.torch import save
+
+from mnist_search.errors import NotFound
+from mnist_search.mistakes import judge
+from mnist_search.study.finals import finalists, series_for_finals
+from mnist_search.study.ledger import Ledger
+from mnist_search.study.plots import pareto_front
+from mnist_search.study.report import report
+from mnist_search.tasks import Result
+from mnist_search.training.digits import Digits
+from mnist_search.training.model import build
+
+
+def weights_of(experiment, genes):
+    network = build(experiment.space.decode(genes).architecture, 0)
+    return save(network.state_dict())
+
+
+@pytest.fixture
+def ledger(store, experiment):
+    """Three complete trials, one pruned, one failed for a reason that looks like HTML."""
+    ledger = Ledger.open_or_create(store, "budget-1500", experiment, 5)
+    for number, accuracy in enumerate((0.97, 0.98, 0.96, None, None)):
+        claim = ledger.claim()
+        claim.trial.set_user_attr("num_params", 1000 + number)
+        if accuracy is None:
+            state = (TrialState.PRUNED, TrialState.FAIL)[number % 2]
+            ledger.settle(claim, state, left={"curve": [], "reason": f"<b>reason {number}</b>"}, keep=3)
+            continue
+        curve = [{"epoch": 1, "val_accuracy": accuracy, "val_loss": 0.1}]
+        claim.trial.report(accuracy, 1)
+        ledger.settle(
+            claim, TrialState.COMPLETE, accuracy, keep=3,
+            left={"curve": curve}, trained=weights_of(experiment, claim.trial.params),
+        )  # fmt: skip
+    return ledger
+
+
+def finish_finals(ledger, store):
+    facts = ledger.facts()
+    tasks = finalists(facts, top=1, seeds=3)
+    series = series_for_finals(store, facts, tasks, again=False)
+    series.add(tasks)
+    for accuracy in (0.9912, 0.9934, 0.9956):
+        trained = weights_of(facts.experiment, facts.best.genes)
+        series.settle(series.claim(), Result(test_accuracy=accuracy, test_loss=0.1), trained)
+
+
+def test_a_report_tells_of_trials_mistakes_and_ends(ledger, store, mnist_dir):
+    page = report(store, ledger.name, mnist_dir)
+
+    assert "5 of 5 trials" in page
+    assert "The champion: trial 1" in page
+    assert "500 validation images" in page
+    assert "&lt;b&gt;reason 4&lt;/b&gt;" in page
+    assert "<b>reason" not in page
+    assert "On the test set" not in page
+    for name in (
+        "Accuracy against parameters",
+        "Importance by PED-ANOVA",
+        "Parallel coordinates",
+        "Timeline",
+    ):
+        assert f"<h2>{name}</h2>" in page
+
+
+def test_a_report_after_finals_tells_of_the_test_set(ledger, store, mnist_dir):
+    finish_finals(ledger, store)
+
+    page = report(store, ledger.name, mnist_dir)
+
+    assert "10,000 test images" in page
+    assert "99.340 %" in page
+    assert "98.793 % to 99.887 %" in page
+
+
+def test_a_study_that_keeps_no_weights_has_a_report_without_a_champion(store, experiment, mnist_dir):
+    ledger = Ledger.open_or_create(store, "light", experiment, 1)
+    claim = ledger.claim()
+    claim.trial.set_user_attr("num_params", 1000)
+    ledger.settle(claim, TrialState.COMPLETE, 0.9, left={"curve": [{"val_accuracy": 0.9, "val_loss": 1}]})
+
+    page = report(store, "light", mnist_dir)
+
+    assert "1 of 1 trials" in page
+    assert "champion" not in page
+
+
+def test_a_study_without_a_complete_trial_has_no_report(store, experiment, mnist_dir):
+    Ledger.open_or_create(store, "empty", experiment, 1)
+
+    with pytest.raises(NotFound, match="no complete trial to report on"):
+        report(store, "empty", mnist_dir)
+
+
+def test_the_front_holds_what_no_smaller_network_beats(ledger):
+    assert [trial.number for trial in pareto_front(ledger.facts().ranked)] == [0, 1]
+
+
+def test_mistakes_come_the_most_surprising_first():
+    images = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(4, dtype=torch.uint8)
+    digits = Digits(images, torch.tensor([0, 1, 0, 0]))
+
+    class Fixed(torch.nn.Module):
+        def forward(self, pixels):
+            sureness = torch.tensor([0.0, 1.0, 2.0, 5.0])[(255 * pixels[:, 0, 0, 0]).round().long()]
+            logits = torch.zeros(len(pixels), 10)
+            logits[:, 1] = sureness
+            logits[:, 0] = torch.where(sureness == 0, 1.0, 0.0)
+            return logits
+
+    judged = judge(Fixed(), digits)
+
+    assert judged.accuracy == 0.5
+    assert [(m.label, m.answer, int(m.image[0, 0])) for m in judged.worst] == [(0, 1, 3), (0, 1, 2)]
+    assert judged.worst[0].probability == pytest.approx(np.exp(5) / (np.exp(5) + 9))
+    assert (judged.confusion[0, 0], judged.confusion[0, 1], judged.confusion[1, 1]) == (1, 2, 1)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_report_is_readable_and_asks_nobody(ledger, store, mnist_dir, tmp_path, width):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    finish_finals(ledger, store)
+    (tmp_path / "report.html").write_text(report(store, ledger.name, mnist_dir))
+    heard, asked = [], []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"file://{tmp_path}/report.html")
+        page.locator(".plotly .main-svg").first.wait_for()
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        page.screenshot(path=tmp_path / "report.png")
+        browser.close()
+
+    assert heard == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert wide <= width
