@@ -103,6 +103,37 @@ def test_a_study_without_a_complete_trial_has_no_report(store, experiment, mnist
         report(store, "empty", mnist_dir)
 
 
+def test_the_leaderboard_is_written_from_the_store(ledger, store, command, tmp_path):
+    there = ("--storage", f"sqlite:///{tmp_path}/store.db")
+    (tmp_path / "log.md").write_text(
+        "before\n<!-- leaderboard -->\nold\n<!-- end of leaderboard -->\nafter\n"
+    )
+
+    first = command("leaderboard", *there).out.splitlines()
+    finish_finals(ledger, store)
+    assert command("leaderboard", "log.md", *there).code == 0
+
+    written = (tmp_path / "log.md").read_text().splitlines()
+    assert [written[0], written[-1]] == ["before", "after"]
+    assert "old" not in written
+    (ours,) = (line for line in first if "budget-1500" in line)
+    assert "| 98.00 % | 1 | validation, best of 5 trials" in ours
+    assert written[4].startswith(
+        "| budget-1500 | 1,001 | 99.340 % (98.79 to 99.89) | 3 | test, last of 2 epochs"
+    )
+    assert "claimed: 99.50 % on test at the best of 15 epochs" in written[5]
+
+
+def test_a_file_without_a_place_for_a_leaderboard_is_left_alone(command, tmp_path):
+    (tmp_path / "notes.md").write_text("no place")
+
+    done = command("leaderboard", "notes.md")
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "has no place for a leaderboard" in done.err
+    assert (tmp_path / "notes.md").read_text() == "no place"
+
+
 def test_the_front_holds_what_no_smaller_network_beats(ledger):
     assert [trial.number for trial in pareto_front(ledger.facts().ranked)] == [0, 1]
 

@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from mnist_search.cli import bench, compare, data, enqueue, finals, read, report, run, space, take, ui
+from mnist_search.cli import (
+    bench,
+    compare,
+    data,
+    enqueue,
+    finals,
+    leaderboard,
+    read,
+    report,
+    run,
+    space,
+    take,
+    ui,
+)
 from mnist_search.environment import set_defaults
 from mnist_search.errors import MnistSearchError
 
@@ -41,6 +54,7 @@ app.command(rich_help_panel=READ)(read.trials)
 app.command(rich_help_panel=READ)(read.best)
 app.command(rich_help_panel=READ)(read.explain)
 app.command(rich_help_panel=READ)(compare.compare)
+app.command(rich_help_panel=READ)(leaderboard.leaderboard)
 app.command(rich_help_panel=READ)(report.report)
 app.command(rich_help_panel=MACHINE)(data.data)
 app.command(rich_help_panel=MACHINE)(data.init)

@@ -23,6 +23,9 @@ COLUMNS = (
     "test_accuracy_sd", "n_seeds", "epochs", "seconds", "multiply_adds",
 )  # fmt: skip
 
+EVIDENCE = ("architecture", "claim", "trials", "low", "high", "worst", "device")
+"""What only JSON shows."""
+
 Row = dict[str, Any]
 
 
@@ -40,20 +43,34 @@ def compare(
     rule gives in our reproductions. A study's validation accuracy is on images that the search
     chose by. Test means are of the last epoch over several seeds, after finalize or reproduce.
     """
-    from experiments import SEEDS  # Optuna's distributions
     from experiments.published import published as others
 
+    rows = our_rows(storage, study)
+    rows += [_published_row(network) for network in others() if published]
+    print_rows(sorted(rows, key=_parameters), how, COLUMNS)
+
+
+def our_rows(storage: str, studies: list[str] | None = None) -> list[Row]:
+    """The seeds and these studies, or all of the store, the smallest network first.
+
+    Raises:
+        NotFound: no store, or no such study, though studies were named.
+    """
+    from experiments import SEEDS  # Optuna's distributions
+
     try:
-        found = load_studies(storage, study)
+        found = load_studies(storage, studies)
     except NotFound:
-        if study:
+        if studies:
             raise
         found = []  # no store yet: the seeds alone
     reproduced = _reproduced(storage) if found else {}
     rows = [_seed_row(recipe, reproduced) for recipe in SEEDS.values()]
-    rows += [_study_row(facts, storage) for facts in found]
-    rows += [_published_row(network) for network in others() if published]
-    print_rows(sorted(rows, key=lambda row: row["parameters"] or 0), how, COLUMNS)
+    return sorted(rows + [_study_row(facts, storage) for facts in found], key=_parameters)
+
+
+def _parameters(row: Mapping[str, Any]) -> int:
+    return int(row["parameters"] or 0)
 
 
 def _reproduced(storage: str) -> Mapping[str, Row]:
@@ -76,9 +93,7 @@ def _seed_row(recipe: Recipe, reproduced: Mapping[str, Row]) -> Row:
         "parameters": recipe.architecture.num_params(),
         "claimed_test_accuracy": recipe.claim.test_accuracy,
         "best_epoch": ours.get("best_epoch"),
-        "test_accuracy_mean": ours.get("mean"),
-        "test_accuracy_sd": ours.get("sd"),
-        "n_seeds": ours.get("n_seeds"),
+        **_spread(ours),
         "seconds": ours.get("seconds"),
         "epochs": recipe.training.epochs,
         "multiply_adds": recipe.architecture.multiply_adds(),
@@ -101,13 +116,25 @@ def _study_row(facts: StudyFacts, storage: str) -> Row:
     return bare | {
         "parameters": best.num_params,
         "val_accuracy": best.val_accuracy,
-        "test_accuracy_mean": test.get("mean"),
-        "test_accuracy_sd": test.get("sd"),
-        "n_seeds": test.get("n_seeds"),
+        **_spread(test),
+        "trials": len(facts.done),
         "epochs": best.epochs,
         "seconds": test.get("seconds", best.seconds),
         "multiply_adds": architecture.multiply_adds(),
         "architecture": str(architecture),
+    }
+
+
+def _spread(summary: Mapping[str, Any]) -> Row:
+    """What several trainings came to on the test set."""
+    return {
+        "test_accuracy_mean": summary.get("mean"),
+        "test_accuracy_sd": summary.get("sd"),
+        "n_seeds": summary.get("n_seeds"),
+        "low": summary.get("low"),
+        "high": summary.get("high"),
+        "worst": summary.get("worst"),
+        "device": summary.get("device"),
     }
 
 
@@ -123,4 +150,4 @@ def _published_row(network: Published) -> Row:
 
 
 def _bare() -> Row:
-    return dict.fromkeys((*COLUMNS, "architecture", "claim"))
+    return dict.fromkeys((*COLUMNS, *EVIDENCE))

@@ -56,6 +56,7 @@ class Summary:
         low, high: 95 % interval of the mean, Student's t; None for fewer than two seeds.
         best_epoch: mean over the seeds of the best epoch's accuracy, where epochs were judged.
         seconds: of one training, on average.
+        device: what the first was trained on, and how.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Summary:
     worst: float | None = None
     best_epoch: float | None = None
     seconds: float | None = None
+    device: str | None = None
 
 
 def finalists(facts: StudyFacts, top: int, seeds: int) -> list[Task]:
@@ -236,6 +238,7 @@ def _summary(tasks: Sequence[Task], results: Sequence[Result]) -> Summary:
         bare,
         mean=mean(ends),
         worst=min(ends),
+        device=results[0].device,
         best_epoch=mean(best) if best else None,
         seconds=mean(r.seconds for r in results if r.test_accuracy is not None),
     )
