@@ -118,7 +118,7 @@ def _study_row(facts: StudyFacts, storage: str) -> Row:
         "val_accuracy": best.val_accuracy,
         **_spread(test),
         "trials": len(facts.done),
-        "epochs": best.epochs,
+        "epochs": test.get("epochs", best.epochs),
         "seconds": test.get("seconds", best.seconds),
         "multiply_adds": architecture.multiply_adds(),
         "architecture": str(architecture),
