@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from experiments import SEEDS
-from mnist_search.training.device import describe_device, resolve_device, resolve_precision
+from mnist_search.training.device import describe_device, resolve_device
 from mnist_search.training.digits import Split
 from mnist_search.training.dropout import MaskStrip, StripDropout
-from mnist_search.training.fit import evaluate, fit
-from mnist_search.training.model import build
+from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, evaluate, fit
+from mnist_search.training.model import TORCH, build
+from mnist_search.training.optim import LearningRate, make_optimizer
+from mnist_search.training.probe import fastest_way, ways
+from mnist_search.training.step import TrainStep, Way
 from search_space import TrainingConfig
-from search_space.training import Adam, Augmentation, OneCycle
+from search_space.training import SGD, Adam, Augmentation, OneCycle
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,23 +29,23 @@ def on_gpu(small_split):
     return Split(small_split.train.to(device), small_split.val.to(device))
 
 
-def test_auto_is_cuda_and_its_own_precision():
+def test_auto_is_cuda_and_a_graph_is_its_fastest_way(tmp_path):
     device = resolve_device("auto")
 
     assert device.type == "cuda"
-    assert resolve_precision("auto", device) in {"bf16", "fp32"}
+    assert fastest_way(device, cache=tmp_path / "ways.json").graph
     assert describe_device(device) != "cuda"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_training_on_the_gpu_learns_what_one_on_the_cpu_learns(small_split, on_gpu, precision):
+@pytest.mark.parametrize("way", ways(torch.device("cuda")), ids=str)
+def test_a_training_on_the_gpu_learns_what_one_on_the_cpu_learns(small_split, on_gpu, way):
     config = TrainingConfig(
         epochs=6, batch_size=32, optimizer=Adam(0.01), schedule=OneCycle(),
         augmentation=Augmentation.of_strength(0.3),
     )  # fmt: skip
-    network = build(SEEDS["seed-001"].architecture, seed=0).to("cuda").to(memory_format=torch.channels_last)
+    network = build(SEEDS["seed-001"].architecture, seed=0)
 
-    records = list(fit(network, on_gpu.train, on_gpu.val, config, seed=0, precision=precision))
+    records = list(fit(network, on_gpu.train, on_gpu.val, config, seed=0, way=way))
 
     assert records[-1].val_accuracy > 0.85
     there = evaluate(network.cpu(), small_split.val)
@@ -55,3 +58,67 @@ def test_dropout_drops_at_its_rate_on_the_gpu():
     y = StripDropout(MaskStrip(0.25)).train()(torch.ones(1000, 1000, device="cuda"))
 
     assert abs((y == 0).double().mean().item() - 0.25) < 0.002
+
+
+EXACT = TrainingConfig(epochs=1, batch_size=50, optimizer=SGD(0.05), schedule=OneCycle())
+"""Nothing in it is drawn at random."""
+
+
+def losses_of(on_gpu, way):
+    """The losses of thirty steps of a network without dropout."""
+    network = build(SEEDS["seed-002"].architecture, 0, TORCH).cuda().to(memory_format=way.memory_format)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    optimizer = make_optimizer(network.train().parameters(), EXACT.optimizer)
+    rate = LearningRate(optimizer, EXACT.schedule, epochs=1, steps_per_epoch=30)
+    step = TrainStep(network, optimizer, on_gpu.train, EXACT, way)
+    losses = []
+    for batch in torch.arange(1500, device="cuda").remainder(1000).split(50):
+        losses.append(step(batch)[0].item())
+        rate.after_step()
+    return losses
+
+
+def test_a_recorded_step_is_the_step_that_was_recorded(on_gpu):
+    eager = losses_of(on_gpu, Way("fp32"))
+
+    recorded = losses_of(on_gpu, Way("fp32", graph=True))
+
+    assert eager[-1] < eager[0]
+    assert recorded == pytest.approx(eager, rel=2e-2)
+
+
+@pytest.mark.parametrize("way", ways(torch.device("cuda")), ids=str)
+def test_no_step_waits_for_the_gpu(on_gpu, way):
+    config = TrainingConfig(
+        epochs=1, batch_size=50, optimizer=Adam(0.01), schedule=OneCycle(),
+        augmentation=Augmentation.of_strength(0.5), ema_decay=0.9,
+    )  # fmt: skip
+    network = build(SEEDS["seed-001"].architecture, 0).cuda().to(memory_format=way.memory_format).train()
+    optimizer = make_optimizer(network.parameters(), config.optimizer)
+    step = TrainStep(network, optimizer, on_gpu.train, config, way)
+    batches = torch.arange(1000, device="cuda").split(50)
+    step(batches[0])  # libraries load what they need, a graph is recorded
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_training_that_diverges_on_the_gpu_ends_within_two_looks(on_gpu, graph):
+    looks = []
+    config = TrainingConfig(epochs=1, batch_size=5, optimizer=SGD(1e30))
+    network = build(SEEDS["seed-001"].architecture, 0)
+
+    with pytest.raises(Diverged):
+        list(
+            fit(
+                network, on_gpu.train, None, config, seed=0, way=Way(graph=graph),
+                checkpoint=lambda: looks.append(1),
+            )
+        )  # fmt: skip
+    assert len(looks) * STEPS_BETWEEN_CHECKS <= 2 * STEPS_BETWEEN_CHECKS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -106,3 +108,12 @@ def test_evaluation_is_torchs():
     x = images((8, 12, 8, 8))
 
     assert torch.equal(folded.eval()(x), plain.eval()(x))
+
+
+def test_a_map_of_nans_spoils_none_that_comes_after_it():
+    """A trial that diverges must not fail the next one of the same worker."""
+    norm = Folded(12)
+
+    assert norm(images((8, 12, 6, 6), torch.float32) * math.nan).isnan().all()
+
+    assert Folded(12)(images((8, 12, 6, 6), torch.float32)).isfinite().all()

@@ -74,11 +74,10 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, fold: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = _rows(x, fold)
+        # The kernel writes into the statistics that it is given, NaN times zero included: new ones.
+        unused = torch.zeros(rows.shape[1], dtype=scale.dtype), torch.ones(rows.shape[1], dtype=scale.dtype)
         means, variances = (
-            columns.view(fold, -1)
-            for columns in torch.ops.aten.batch_norm_update_stats(
-                rows, *_identity(rows.shape[1], scale.dtype), 0.0
-            )
+            columns.view(fold, -1) for columns in torch.ops.aten.batch_norm_update_stats(rows, *unused, 0.0)
         )
         mean, var = means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
         inverse = torch.rsqrt(var + eps)
@@ -128,5 +127,5 @@ def _affine(rows: Tensor, scale: Tensor, shift: Tensor, fold: int) -> Tensor:
 
 @cache
 def _identity(columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Means of 0 and variances of 1; in fp32 they have bf16 rows worked on in fp32."""
+    """Means of 0 and variances of 1, only to be read; in fp32 they have bf16 rows worked on in fp32."""
     return torch.zeros(columns, dtype=dtype), torch.ones(columns, dtype=dtype)
