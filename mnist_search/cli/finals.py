@@ -85,19 +85,23 @@ def finalize(
     Finalists are the best by validation accuracy, then by validation loss. The last epoch counts.
     The same command continues what was stopped or killed.
     """
+    from mnist_search.study.coronation import coronate
     from mnist_search.study.finals import SeriesPlan, finalists, run_series, series_for_finals  # Optuna
     from mnist_search.study.limits import Limits
     from mnist_search.study.store import Store
 
     facts = load_studies(storage, [study])[0]
     tasks = finalists(facts, top, seeds)
-    series = series_for_finals(Store.open(storage, write=True), facts, tasks, again=again)
+    store = Store.open(storage, write=True)
+    series = series_for_finals(store, facts, tasks, again=again)
     plan = SeriesPlan(
         storage=storage, data_dir=data_dir, jobs=jobs_of(jobs), device=device, precision=precision,
         mlflow=place(mlflow, tracking_uri, mlflow_experiment), study=facts,
         limits=Limits(timeout=seconds(timeout, "--timeout")),
     )  # fmt: skip
     series, stop = run_series(plan, lambda: series, tasks, Lines())
+    if stop is None and plan.mlflow is not None:
+        coronate(store, facts, plan.mlflow, data_dir, lambda text: typer.echo(text, err=True))
     print_rows(_rows_of_finals(facts, series), how, COLUMNS)
     _leave(stop)
 

@@ -65,8 +65,9 @@ class ModelCard:
     Attributes:
         network: on the CPU, in evaluation mode, taking (N, 1, 28, 28) float32 pixels in [0, 1].
         example: (MODEL_EXAMPLES, 1, 28, 28) float32.
-        confusion: (10, 10) counts on the validation images, a row per true digit.
+        confusion: (10, 10) counts, a row per true digit.
         step: the epoch after which the network was judged.
+        judged_on: what it was judged on, in words.
     """
 
     network: nn.Module
@@ -75,6 +76,7 @@ class ModelCard:
     num_params: int
     step: int
     requirements: Sequence[str] = field(default_factory=tuple)
+    judged_on: str = "validation images"
 
 
 @dataclass(frozen=True, slots=True)

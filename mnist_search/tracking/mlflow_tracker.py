@@ -13,12 +13,12 @@ from contextlib import suppress
 import mlflow
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from mnist_search.facts import EpochFacts, StudyFacts
 from mnist_search.tracking import STATUS, Ending, KnownRun, ModelCard, TrialCard, TrialRun
+from mnist_search.tracking.models import log_pt2
 from mnist_search.tracking.place import MlflowPlace
 from mnist_search.tracking.prepare import ROLE_TAG, user
 from mnist_search.tracking.reach import QUIET_SECONDS, Reach, quieten
@@ -184,34 +184,9 @@ class MlflowTracker:
             self._client.delete_run(run_id)
 
     def _log_model(self, run_id: str, model: ModelCard) -> str:
-        import mlflow.pytorch as flavor  # torch, which a supervisor may never need
-
-        created = self._client.create_logged_model(
-            self._place.experiment_id,
-            name=f"{self._study}-trial-{self._client.get_run(run_id).data.tags['trial']}",
-            source_run_id=run_id,
-            params={"num_params": str(model.num_params)},
-            tags={"study": self._study},
-        )
-        Model.log(
-            None,
-            flavor,
-            model_id=created.model_id,
-            run_id=run_id,
-            step=model.step,
-            pytorch_model=model.network,
-            input_example=model.example,
-            pip_requirements=list(model.requirements),
-            serialization_format="pt2",
-            validate_serving_input=False,
-        )
-        from mnist_search.tracking.figures import confusion  # matplotlib
-
-        self._client.log_figure(
-            run_id, confusion(model.confusion, "validation images"), "confusion_matrix.png"
-        )
-        model_id: str = created.model_id
-        return model_id
+        trial = self._client.get_run(run_id).data.tags["trial"]
+        name, tags = f"{self._study}-trial-{trial}", {"study": self._study}
+        return log_pt2(self._client, self._place.experiment_id, run_id, model, name, tags)
 
     def _drop_model(self, model_id: str) -> bool:
         with suppress(MlflowException):  # gone already

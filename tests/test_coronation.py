@@ -1,0 +1,92 @@
+"""The champion is crowned once a fresh process has proved it, and nothing else ever is."""
+
+from __future__ import annotations
+
+import pytest
+from mlflow.exceptions import MlflowException
+from optuna.trial import TrialState
+from safetensors.torch import save
+
+from mnist_search.errors import MnistSearchError
+from mnist_search.study.coronation import coronate
+from mnist_search.study.finals import finalists, series_for_finals
+from mnist_search.study.ledger import Ledger
+from mnist_search.tasks import Result
+from mnist_search.tracking.finals import FinalsTracker
+from mnist_search.tracking.place import place_of
+from mnist_search.tracking.prepare import parent_of, prepare
+from mnist_search.training.digits import Digits
+from mnist_search.training.files import read_test
+from mnist_search.training.fit import evaluate
+from mnist_search.training.model import build
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    # MLflow's own, of its registry and of its type hints
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
+]
+
+
+@pytest.fixture
+def ledger(store, experiment):
+    ledger = Ledger.open_or_create(store, "budget-1500", experiment, 1)
+    claim = ledger.claim()
+    claim.trial.set_user_attr("num_params", 1000)
+    curve = [{"epoch": 1, "val_accuracy": 0.9, "val_loss": 0.1}]
+    ledger.settle(claim, TrialState.COMPLETE, 0.9, left={"curve": curve})
+    return ledger
+
+
+@pytest.fixture
+def place(tmp_path):
+    return place_of(f"sqlite:///{tmp_path}/mlflow.db", "experiment")
+
+
+def hold_finals(ledger, store, place, mnist_dir, told=None):
+    """Finals of one network with one seed; ``told`` instead of its true test accuracy."""
+    facts = ledger.facts()
+    (task,) = finalists(facts, top=1, seeds=1)
+    network = build(task.architecture, 0)
+    judged = evaluate(network, Digits.from_arrays(*read_test(mnist_dir)))
+    series = series_for_finals(store, facts, [task], again=False)
+    series.add([task])
+    result = Result(test_accuracy=told or judged.accuracy, test_loss=judged.loss)
+    series.settle(series.claim(), result, save(network.state_dict()))
+    prepared = prepare(place, parent_of(facts), pytest.fail)
+    (training,) = series.trainings()
+    series.remember_run(training, FinalsTracker(prepared, series.name, pytest.fail).log(task, result))
+    return task, judged
+
+
+def test_a_champion_that_proves_itself_is_crowned_once(ledger, store, place, mnist_dir):
+    from mlflow.tracking import MlflowClient
+
+    task, judged = hold_finals(ledger, store, place, mnist_dir)
+    said = []
+
+    for _ in range(2):
+        coronate(store, ledger.facts(), place, mnist_dir, said.append)
+
+    assert said == ["mnist-search-1500 version 1 is the champion: models:/mnist-search-1500@champion"] * 2
+    crowned = MlflowClient(place.tracking_uri).get_model_version_by_alias("mnist-search-1500", "champion")
+    assert crowned.tags["parameters"] == str(task.architecture.num_params())
+    assert crowned.tags["test_accuracy"] == str(judged.accuracy)
+
+
+def test_what_is_not_the_network_that_was_judged_is_never_crowned(ledger, store, place, mnist_dir):
+    from mlflow.tracking import MlflowClient
+
+    hold_finals(ledger, store, place, mnist_dir, told=0.9999)
+
+    with pytest.raises(MnistSearchError, match="is not the network that was judged"):
+        coronate(store, ledger.facts(), place, mnist_dir, pytest.fail)
+    with pytest.raises(MlflowException):
+        MlflowClient(place.tracking_uri).get_model_version_by_alias("mnist-search-1500", "champion")
+
+
+def test_without_finals_nobody_is_crowned(ledger, store, place, mnist_dir, tmp_path):
+    coronate(store, ledger.facts(), place, mnist_dir, pytest.fail)
+
+    assert not (tmp_path / "mlflow.db").exists()
