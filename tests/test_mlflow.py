@@ -325,6 +325,7 @@ def test_a_final_training_is_written_once_beside_the_trials(local, client):
     assert [m.value for m in client.get_metric_history(run_id, "test_accuracy")] == [0.91, 0.92, 0.93]
     assert (run.data.params["schedule"], run.data.params["final_seed"]) == ("plateau", "2")
     assert finals.log(TASK, result) == run_id
+    assert finals.log(TASK, Result(test_accuracy=0.92, test_loss=0.2, curve=JUDGED)) != run_id
     assert tracker.known_runs() == []
 
 

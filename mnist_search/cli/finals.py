@@ -182,8 +182,10 @@ def _rows(series: Series) -> list[dict[str, Any]]:
 
 
 def _leave(stop: Stop | None) -> None:
-    """Say how to go on, and exit with the signal's code, if one was heard."""
-    if stop and stop.signal:
-        again = shlex.join(["mnist-search", *sys.argv[1:]])
-        typer.echo(f"stopped by {stop.reason}; go on with: {again}", err=True)
+    """Say how to go on after a stop, and exit with the signal's code, if one was heard."""
+    if stop is None:
+        return
+    again = shlex.join(["mnist-search", *sys.argv[1:]])
+    typer.echo(f"stopped: {stop.reason}; go on with: {again}", err=True)
+    if stop.signal:
         raise typer.Exit(128 + stop.signal)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import mlflow
@@ -41,7 +44,7 @@ class FinalsTracker:
         return self._reach("a final run", lambda: self._log(task, result))
 
     def _log(self, task: Task, result: Result) -> str:
-        key = f"{self._series}/{task.name}/{task.seed}"
+        key = f"{self._series}/{task.name}/{task.seed}/{_digest(result)}"
         for run in self._found(key):
             if run.info.status in {"FINISHED", "FAILED"}:
                 return str(run.info.run_id)
@@ -83,6 +86,11 @@ class FinalsTracker:
         self._client.log_batch(run_id, list(unique.values()), params)
         if result.failure:
             self._client.log_batch(run_id, tags=[RunTag("reason", result.failure)])
+
+
+def _digest(result: Result) -> str:
+    """Tells a training from the same one in another store."""
+    return hashlib.sha256(json.dumps(asdict(result)).encode()).hexdigest()[:12]
 
 
 def _metric(name: str, value: float, epoch: Mapping[str, Any]) -> Metric:
