@@ -20,6 +20,7 @@ from mnist_search.errors import NotFound, StudyConflict, UnusableConfiguration, 
 from mnist_search.retrain import retrain
 from mnist_search.study import leases
 from mnist_search.study.finals import (
+    REPRODUCTION,
     finalists,
     interval,
     reproductions,
@@ -191,7 +192,17 @@ def test_finals_that_were_stopped_go_on_and_are_held_once(store, facts):
         series_for_finals(store, facts, asked, again=False)
     with pytest.raises(UsageError, match="have met the test set already"):
         series_for_finals(store, facts, finalists(facts, top=1, seeds=9), again=False)
-    assert series_for_finals(store, facts, asked, again=True).name != first.name
+    second = series_for_finals(store, facts, asked, again=True)
+    assert second.name != first.name
+    second.add(asked)
+    assert series_for_finals(store, facts, asked, again=True).name == second.name
+    assert series_for_finals(store, facts, asked, again=False).name == second.name
+    finish(second)
+    assert series_for_finals(store, facts, asked, again=False, mirror=True).name == second.name
+    for training in second.trainings():
+        second.remember_run(training, "run")
+    with pytest.raises(UsageError, match="have met the test set already"):
+        series_for_finals(store, facts, asked, again=False, mirror=True)
     assert series_for_finals(store, facts, finalists(facts, top=3, seeds=2), again=False).name != first.name
 
 
@@ -296,6 +307,17 @@ def test_what_cannot_be_judged_is_told_in_one_line_and_leaves_nothing(
     assert said in done.err
     assert done.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compare_shows_reproductions_of_a_store_without_a_study(store, command, tmp_path):
+    series = Series(store, REPRODUCTION)
+    series.add(reproductions(["seed-001"], seeds=2))
+    finish(series, 0.991)
+
+    rows = json.loads(command("compare", "-f", "json", "--storage", f"sqlite:///{tmp_path}/store.db").out)
+
+    (seed,) = (row for row in rows if row["name"] == "seed-001")
+    assert (seed["test_accuracy_mean"], seed["n_seeds"]) == (pytest.approx(0.991), 2)
 
 
 @pytest.mark.slow

@@ -60,11 +60,11 @@ def our_rows(storage: str, studies: list[str] | None = None) -> list[Row]:
 
     try:
         found = load_studies(storage, studies)
+        reproduced = _reproduced(storage)
     except NotFound:
         if studies:
             raise
-        found = []  # no store yet: the seeds alone
-    reproduced = _reproduced(storage) if found else {}
+        found, reproduced = [], {}  # no store yet: the seeds alone
     rows = [_seed_row(recipe, reproduced) for recipe in SEEDS.values()]
     return sorted(rows + [_study_row(facts, storage) for facts in found], key=_parameters)
 

@@ -93,7 +93,7 @@ def finalize(
     facts = load_studies(storage, [study])[0]
     tasks = finalists(facts, top, seeds)
     store = Store.open(storage, write=True)
-    series = series_for_finals(store, facts, tasks, again=again)
+    series = series_for_finals(store, facts, tasks, again=again, mirror=mlflow)
     plan = SeriesPlan(
         storage=storage, data_dir=data_dir, jobs=jobs_of(jobs), device=device, precision=precision,
         mlflow=place(mlflow, tracking_uri, mlflow_experiment), study=facts,

@@ -118,8 +118,17 @@ def _both_trainings(recipe: Recipe, seed: int) -> list[Task]:
     return [authors, replace(authors, name=f"{recipe.name}, our training", training=TRAINING, judged="once")]
 
 
-def series_for_finals(store: Store, facts: StudyFacts, tasks: Sequence[Task], *, again: bool) -> Series:
+def series_for_finals(
+    store: Store, facts: StudyFacts, tasks: Sequence[Task], *, again: bool, mirror: bool = False
+) -> Series:
     """The series to run: the one that was begun with these finalists, or a new one.
+
+    Args:
+        store: holds the study.
+        facts: the study.
+        tasks: what the finals shall hold.
+        again: begin anew although these finalists have been judged.
+        mirror: finals that lack runs in MLflow are not finished either.
 
     Raises:
         UsageError: these finalists have been judged on the test set.
@@ -127,13 +136,16 @@ def series_for_finals(store: Store, facts: StudyFacts, tasks: Sequence[Task], *,
     """
     earlier = finals_of(store, facts)
     fresh = Series(store, f"final/{facts.uid}/{len(earlier) + 1}")
-    if not earlier or again:
+    if not earlier:
         return fresh
     last = earlier[-1]
     known = {(t.task.name, t.task.seed) for t in last.trainings()}
     asked = {(task.name, task.seed) for task in tasks}
-    if last.open and asked == known:
-        return last
+    lacks_runs = mirror and any(t.run_id is None for t in last.trainings())
+    if asked == known and (last.open or (lacks_runs and not again)):
+        return last  # also after --again: the command that began it goes on with it
+    if again:
+        return fresh
     if last.open:
         raise StudyConflict(
             f"finals of {facts.name!r} with other finalists or seeds are not finished; "
