@@ -16,11 +16,11 @@ from optuna.pruners import MedianPruner, NopPruner
 
 from experiments import SEEDS
 from mnist_search.bench import pruning, reference, searching, small
-from mnist_search.bench.crew import Crew
 from mnist_search.bench.lines import append
 from mnist_search.bench.plain_optuna import plain_study
 from mnist_search.bench.rows import ratio, row
 from mnist_search.bench.seed_loop import PilDigits, seed_loop, seed_transforms, steady_rate
+from mnist_search.training.crew import Crew
 from mnist_search.training.digits import Digits
 from mnist_search.training.model import MEAN, STD
 from search_space.training import Augmentation
@@ -94,7 +94,8 @@ def test_a_steady_rate_leaves_the_warm_up_out():
 
 def test_the_study_by_hand_logs_every_step(mnist_dir, tmp_path):
     with Crew(1, one_thread=True) as crew:  # it sets MLflow up for its whole process
-        assert crew.alone(plain_study, mnist_dir, tmp_path, train_images=384) > 0
+        store, runs = (f"sqlite:///{tmp_path / name}" for name in ("study.db", "mlflow.db"))
+        assert crew.alone(plain_study, mnist_dir, "cpu", store, runs, train_images=384) > 0
 
     with sqlite3.connect(tmp_path / "mlflow.db") as runs:
         logged = runs.execute("SELECT count(*) FROM metrics WHERE key = 'train_loss' GROUP BY run_uuid")

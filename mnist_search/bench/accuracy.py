@@ -18,7 +18,7 @@ import typer
 
 from experiments import SEEDS
 from experiments.recipe import Recipe
-from mnist_search.bench.crew import images
+from mnist_search.bench.images import images
 from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
 from mnist_search.training import files
 from mnist_search.training.device import CPU, use_one_thread

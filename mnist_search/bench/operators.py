@@ -18,7 +18,7 @@ from torch.profiler import profile as profiler
 
 from experiments import SEEDS
 from mnist_search.bench import reference
-from mnist_search.bench.crew import images
+from mnist_search.bench.images import images
 from mnist_search.bench.lines import DataOption
 from mnist_search.training import files
 from mnist_search.training.device import CPU, use_one_thread

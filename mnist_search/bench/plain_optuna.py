@@ -10,7 +10,7 @@ import optuna
 
 from experiments.recipe import Recipe
 from mnist_search.bench import reference
-from mnist_search.bench.crew import images
+from mnist_search.bench.images import images
 from mnist_search.bench.seed_loop import seed_loop
 from mnist_search.training.digits import Digits
 from mnist_search.training.model import build, count
@@ -18,7 +18,9 @@ from mnist_search.training.model import build, count
 WIDTHS = tuple(f"width_{i}" for i in range(1, 6))
 
 
-def plain_study(data_dir: Path, folder: Path, train_images: int, trials: int = 1) -> float:
+def plain_study(
+    data_dir: Path, device: str, storage: str, tracking: str, train_images: int, trials: int = 1
+) -> float:
     """Images per second over ``trials`` of one epoch, after one trial that warms up.
 
     Budget violations are pruned after the network was built and counted, as is usual; here the
@@ -28,11 +30,11 @@ def plain_study(data_dir: Path, folder: Path, train_images: int, trials: int = 1
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_tracking_uri(tracking)
     mlflow.set_experiment("plain")
     train = images(data_dir, "cpu").train
     few = train[:train_images]
-    study = optuna.create_study(storage=f"sqlite:///{folder}/study.db", direction="minimize")
+    study = optuna.create_study(storage=storage, direction="minimize")
     for _ in range(trials + 1):
         study.enqueue_trial({name: reference.GENES[name] for name in WIDTHS})
 
@@ -41,7 +43,7 @@ def plain_study(data_dir: Path, folder: Path, train_images: int, trials: int = 1
         recipe = reference.recipe(**widths)
         if count(build(recipe.architecture, 0)) > reference.BUDGET:
             raise optuna.TrialPruned
-        return _logged_epoch(recipe, few)
+        return _logged_epoch(recipe, few, device)
 
     study.optimize(objective, n_trials=1)
     started = time.perf_counter()
@@ -49,7 +51,7 @@ def plain_study(data_dir: Path, folder: Path, train_images: int, trials: int = 1
     return train_images * trials / (time.perf_counter() - started)
 
 
-def _logged_epoch(recipe: Recipe, train: Digits) -> float:
+def _logged_epoch(recipe: Recipe, train: Digits, device: str) -> float:
     import mlflow  # see above
 
     losses: list[float] = []
@@ -59,6 +61,6 @@ def _logged_epoch(recipe: Recipe, train: Digits) -> float:
         mlflow.log_metric("train_loss", loss, step=len(losses))
 
     with mlflow.start_run():
-        for _ in seed_loop(recipe, train, 0, log):
+        for _ in seed_loop(recipe, train, 0, log, device):
             pass
     return losses[-1]

@@ -11,9 +11,9 @@ import torch
 
 from experiments import SEEDS
 from mnist_search.bench import reference, small, studies, training
-from mnist_search.bench.crew import Crew
 from mnist_search.bench.rows import Row
 from mnist_search.training import files
+from mnist_search.training.crew import Crew
 from mnist_search.training.device import describe_device, resolve_device, usable_cores
 
 

@@ -56,7 +56,11 @@ def seed_transforms(how: Augmentation) -> transforms.Compose:
 
 
 def seed_loop(
-    recipe: Recipe, digits: Digits, loader_processes: int, on_step: Callable[[float], None] = lambda _: None
+    recipe: Recipe,
+    digits: Digits,
+    loader_processes: int,
+    on_step: Callable[[float], None] = lambda _: None,
+    device: str = "cpu",
 ) -> Iterator[int]:
     """Train ``recipe`` for one epoch as its author does; yields the images of each step.
 
@@ -65,6 +69,7 @@ def seed_loop(
         digits: images to learn from.
         loader_processes: ``num_workers`` of the ``DataLoader``.
         on_step: told of every step's loss.
+        device: where the network is; images are made on the CPU and sent there.
     """
     how = recipe.training
     loader = DataLoader(
@@ -75,12 +80,13 @@ def seed_loop(
         # A script's own default: here the default would be that of our warm processes.
         multiprocessing_context=get_all_start_methods()[0] if loader_processes else None,
     )
-    network = nn.Sequential(*modules(recipe.architecture, TORCH))
+    network = nn.Sequential(*modules(recipe.architecture, TORCH)).to(device)
     optimizer = _optimizer(network, how.optimizer)
     network.train()
     correct = seen = 0
     with tqdm(loader, file=io.StringIO()) as bar:  # its work counts, its picture does not
-        for images, labels in bar:
+        for batch in bar:
+            images, labels = (part.to(device) for part in batch)
             optimizer.zero_grad()
             logits = network(images)
             loss = F.cross_entropy(logits, labels)

@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from experiments import Experiment
 from mnist_search.bench import reference
-from mnist_search.bench.crew import images
+from mnist_search.bench.images import images
 from mnist_search.bench.rows import Row, row
 from mnist_search.objective import Setup, objective
 from mnist_search.study.ledger import Ledger
@@ -32,6 +32,9 @@ from mnist_search.training.step import Way
 
 STORED_TRIALS = 500
 EPOCHS = 15
+
+FEW = 256
+"""Images of the trial whose tracker is timed."""
 
 
 def budget_count(rounds: int) -> Row:
@@ -98,8 +101,8 @@ def logging_tax(data_dir: Path, folder: Path, samples_per_second: float) -> Iter
 
 def _tracker_seconds(data_dir: Path, folder: Path) -> float:
     everything = images(data_dir, "cpu")
-    data = Split(everything.train[:1000], everything.val[:1000])
-    definition = reference.experiment(EPOCHS, 1000, 1000)
+    data = Split(everything.train[:FEW], everything.val[:FEW])
+    definition = reference.experiment(EPOCHS, FEW, FEW)
     store = Store.open_or_create(f"sqlite:///{folder}/logging.db")
     ledger = Ledger.open_or_create(store, "logging", definition, 1)
     ledger.study.enqueue_trial(reference.GENES)

@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 
 from mnist_search.bench import reference
-from mnist_search.bench.crew import Crew
 from mnist_search.bench.plain_optuna import plain_study
 from mnist_search.bench.rows import Row, ratio, row
 from mnist_search.facts import StudyFacts
@@ -19,6 +18,7 @@ from mnist_search.study.ledger import Ledger
 from mnist_search.study.run import Plan, run_study
 from mnist_search.study.store import Store
 from mnist_search.tracking.place import place_of
+from mnist_search.training.crew import Crew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +110,9 @@ def measure(
     for number in range(rounds):
         for k, taken in clocks.items():
             taken.append(timed_study(work, folder, k, trials_each * k))
-        place = folder / f"plain-{number}"
-        place.mkdir()
-        plain.append(by_hand.alone(plain_study, work.data_dir, place, plain_images))
+        storage = f"sqlite:///{folder}/plain-{number}.db"
+        tracking = f"sqlite:///{folder}/mlflow.db"
+        plain.append(by_hand.alone(plain_study, work.data_dir, work.device, storage, tracking, plain_images))
     rates = {k: [3600 * trials_each * k / c.seconds for c in taken] for k, taken in clocks.items()}
     what = f"trials of {work.images_per_trial:,} images, logged to MLflow"
     for k in jobs:

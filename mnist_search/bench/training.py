@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from experiments.recipe import Recipe
-from mnist_search.bench.crew import Crew, images
+from mnist_search.bench.images import images
 from mnist_search.bench.rows import Row, ratio, row
 from mnist_search.bench.seed_loop import seed_loop, steady_rate
+from mnist_search.training.crew import Crew
 from mnist_search.training.device import usable_cores
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
@@ -38,9 +39,9 @@ def our_rate(data_dir: Path, device: str, recipe: Recipe, steps: int) -> float:
     return last.samples_per_second
 
 
-def their_rate(data_dir: Path, recipe: Recipe, steps: int, loader_processes: int) -> float:
-    """Images per second of the seeds' loop on the CPU, without its start."""
-    loop = seed_loop(recipe, images(data_dir, "cpu").train, loader_processes)
+def their_rate(data_dir: Path, device: str, recipe: Recipe, steps: int, loader_processes: int) -> float:
+    """Images per second of the seeds' loop, without its start."""
+    loop = seed_loop(recipe, images(data_dir, "cpu").train, loader_processes, device=device)
     return steady_rate(loop, WARM_UP, steps)
 
 
@@ -77,7 +78,9 @@ class Loops:
         ours, theirs = [], []
         for _ in range(self._rounds):
             ours.append(self._whole_machine(recipe))
-            theirs.append(self._theirs.alone(their_rate, self._data_dir, recipe, self._steps, loaders))
+            theirs.append(
+                self._theirs.alone(their_rate, self._data_dir, self._device, recipe, self._steps, loaders)
+            )
         what = f"{recipe.name}, {self._ours.processes} processes against one with {loaders} loader processes"
         yield row(f"fit.{recipe.name}.samples_per_second", "images/s", ours)
         yield row(f"seed_loop.{recipe.name}.samples_per_second", "images/s", theirs)
@@ -103,7 +106,7 @@ class Loops:
 
     def _best_loader_processes(self, recipe: Recipe) -> int:
         rates = {
-            n: self._theirs.alone(their_rate, self._data_dir, recipe, PROBE, n)
+            n: self._theirs.alone(their_rate, self._data_dir, self._device, recipe, PROBE, n)
             for n in range(usable_cores() + 1)
         }
         return max(rates, key=rates.__getitem__)
@@ -112,7 +115,7 @@ class Loops:
         ours, theirs = [], []
         for _ in range(self._rounds):
             ours.append(self._ours.alone(our_rate, self._data_dir, "cpu", recipe, self._steps))
-            theirs.append(self._ours.alone(their_rate, self._data_dir, recipe, self._steps, 0))
+            theirs.append(self._ours.alone(their_rate, self._data_dir, "cpu", recipe, self._steps, 0))
         note = f"{recipe.name}, one thread each, no loader process"
         return ratio("seed_loop.core_ratio", ours, theirs, note)
 

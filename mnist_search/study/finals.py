@@ -180,7 +180,7 @@ def run_series(
     """
     from mnist_search.training import files  # numpy
 
-    device, most_jobs = device_and_jobs(plan.device)
+    device, most_jobs = device_and_jobs(plan.device, plan.jobs)
     folder = files.find(plan.data_dir)
     files.verify(folder)
     series = open_series()
@@ -195,7 +195,7 @@ def run_series(
 def _supervise(
     plan: SeriesPlan, series: Series, folder: Path, device: str, most_jobs: int, screen: Screen
 ) -> Stop | None:
-    jobs = min(plan.jobs or most_jobs, len(series.open))
+    jobs = min(most_jobs, len(series.open))
     if not jobs:
         return None
     job = SeriesJob(

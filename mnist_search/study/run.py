@@ -32,8 +32,6 @@ from mnist_search.tracking.place import MlflowPlace, local_file
 if TYPE_CHECKING:
     from mnist_search.training.digits import Digits
 
-TRIALS_AT_ONCE_ON_A_GPU = 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -101,11 +99,11 @@ def _run(plan: Plan, make_screen: Callable[[Callable[[], StudyFacts], int], Scre
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _refuse_early(plan)
     full = _is_full(plan)
-    device, most_jobs = ("cpu", 0) if full else device_and_jobs(plan.device)
+    device, most_jobs = ("cpu", 0) if full else device_and_jobs(plan.device, plan.jobs)
     data_dir = plan.data_dir if full else _training_data(plan.data_dir)
     ledger = _open(plan)
     facts = ledger.facts()
-    jobs = max(0, min(plan.jobs or most_jobs, facts.trials_target - len(facts.done)))
+    jobs = max(0, min(most_jobs, facts.trials_target - len(facts.done)))
     screen = make_screen(ledger.facts, jobs)
     with ledger.lock("mirror"):  # or two machines would make two parent runs
         mlflow = _prepare_mlflow(plan, facts, screen)
@@ -168,12 +166,13 @@ def _is_full(plan: Plan) -> bool:
     return len(facts.done) >= max(plan.target or 0, facts.trials_target) + plan.more
 
 
-def device_and_jobs(name: str) -> tuple[str, int]:
-    """The device and how many trials it carries at once."""
-    from mnist_search.training import device as devices  # torch
+def device_and_jobs(name: str, jobs: int | None) -> tuple[str, int]:
+    """The device, and how many trials it carries at once where ``jobs`` does not say."""
+    from mnist_search.training.at_once import trials_at_once  # torch
+    from mnist_search.training.device import resolve_device
 
-    device, cores = devices.resolve_device(name), devices.usable_cores()
-    return device.type, cores if device.type == "cpu" else min(cores, TRIALS_AT_ONCE_ON_A_GPU)
+    device = resolve_device(name)
+    return device.type, jobs or trials_at_once(device)
 
 
 def _training_data(data_dir: Path | None) -> Path:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
-from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from filelock import FileLock
-from platformdirs import user_cache_path
 
 from mnist_search.errors import UnusableConfiguration
 from mnist_search.training.device import describe_device
 from mnist_search.training.digits import Digits
 from mnist_search.training.model import build
 from mnist_search.training.optim import make_optimizer
+from mnist_search.training.remember import cache_folder, remembered
 from mnist_search.training.step import Precision, TrainStep, Way
 from search_space import Architecture, TrainingConfig
 from search_space.architecture import (
@@ -50,7 +47,13 @@ def fastest_way(device: torch.device, precision: str = "auto", cache: Path | Non
     Raises:
         UnusableConfiguration: nothing of that precision works here.
     """
-    took = _remembered(device, cache or user_cache_path("mnist-search") / "ways.json")
+    names = {str(way) for way in ways(device)}
+    took = remembered(
+        cache or cache_folder() / "ways.json",
+        device,
+        lambda: measure(device),
+        lambda known: known.keys() == names,
+    )
     working = {
         way: milliseconds
         for way in ways(device)
@@ -70,40 +73,13 @@ def ways(device: torch.device) -> list[Way]:
     return [Way(*choice) for choice in product(precisions, (True, False), graph)]
 
 
-def _remembered(device: torch.device, cache: Path) -> Milliseconds:
-    """What was measured before, or is measured now, by one process at a time."""
-    here = f"{describe_device(device)}, {_instructions()}, torch {torch.__version__}"
-    with suppress(OSError):  # a cache that cannot be kept is no reason not to train
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{cache}.lock"):
-            known = _read(cache)
-            if known.get(here, {}).keys() != {str(way) for way in ways(device)}:
-                known[here] = measure(device)
-                cache.write_text(json.dumps(known, indent=1))
-            return known[here]
-    return measure(device)
-
-
-def _read(cache: Path) -> dict[str, Milliseconds]:
-    try:
-        known = json.loads(cache.read_text())
-    except (FileNotFoundError, ValueError):  # none yet, or cut short: it is written anew
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _instructions() -> str:
-    """What the CPU can do, which its name does not tell on a virtual machine."""
-    return " ".join(sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True))
-
-
 def measure(device: torch.device) -> Milliseconds:
     """Time every way in turns; the best round counts."""
     took: Milliseconds = {}
     steps = {}
     for way in ways(device):
         try:
-            step, batch = _step(device, way)
+            step, batch = typical_step(device, way)
             for _ in range(WARM_UP):
                 step(batch)
         except torch.OutOfMemoryError:
@@ -126,7 +102,7 @@ def _time(step: TrainStep, batch: torch.Tensor) -> float:
     return 1e3 * (time.perf_counter() - started) / STEPS
 
 
-def _step(device: torch.device, way: Way) -> tuple[TrainStep, torch.Tensor]:
+def typical_step(device: torch.device, way: Way) -> tuple[TrainStep, torch.Tensor]:
     """A step of a typical network on images of noise, and a batch for it."""
     size = 128
     images = torch.randint(0, 256, (size, 1, 28, 28), dtype=torch.uint8)

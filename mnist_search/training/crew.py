@@ -6,24 +6,13 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
-import torch
-
 from mnist_search.training.device import use_one_thread
-from mnist_search.training.digits import Split, load_split
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@cache
-def images(data_dir: Path, device: str) -> Split:
-    """The usual split, read once per process."""
-    return load_split(data_dir, train=50_000, val=10_000, seed=0, device=torch.device(device))
 
 
 class Crew:
@@ -56,9 +45,13 @@ class Crew:
 
     def together(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
         """Have every member do this now; what each of them answers."""
-        answers = [member.submit(work, *args, **kwargs) for member in self._members]
+        return self.some(self.processes, work, *args, **kwargs)
+
+    def some(self, members: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        """Have this many members do this now while the others rest; what each of them answers."""
+        answers = [member.submit(work, *args, **kwargs) for member in self._members[:members]]
         return [answer.result() for answer in answers]
 
     def alone(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Have one member do this while the others rest."""
-        return self._members[0].submit(work, *args, **kwargs).result()
+        return self.some(1, work, *args, **kwargs)[0]
