@@ -11,6 +11,7 @@ import torch
 
 from experiments import SEEDS
 from mnist_search.bench import reference, small, studies, training
+from mnist_search.bench.images import images
 from mnist_search.bench.rows import Row
 from mnist_search.training import files
 from mnist_search.training.crew import Crew
@@ -27,6 +28,7 @@ class Effort:
         all_seeds: all five seeds' networks, or the second alone.
         epochs, train_images: of each trial of a timed study.
         trials_each: trials per worker of a timed study.
+        keep_models: of a timed study; a single trial's model is logged after the clock has stopped.
     """
 
     rounds: int
@@ -35,10 +37,11 @@ class Effort:
     epochs: int
     train_images: int
     trials_each: int
+    keep_models: int
 
 
-FULL = Effort(rounds=3, steps=60, all_seeds=True, epochs=3, train_images=10_000, trials_each=2)
-QUICK = Effort(rounds=1, steps=15, all_seeds=False, epochs=1, train_images=2500, trials_each=1)
+FULL = Effort(rounds=3, steps=60, all_seeds=True, epochs=3, train_images=10_000, trials_each=2, keep_models=5)
+QUICK = Effort(rounds=1, steps=12, all_seeds=False, epochs=1, train_images=4000, trials_each=1, keep_models=0)
 
 AT_ONCE_ON_A_GPU = (1, 2, 4, 8)
 
@@ -62,10 +65,17 @@ def measure(effort: Effort, data_dir: Path | None, device_name: str, folder: Pat
     processes = cores if device == "cpu" else 1
     seeds = list(SEEDS.values()) if effort.all_seeds else [SEEDS["seed-001"]]
     work = studies.Work(
-        data_dir=data_dir, device=device, epochs=effort.epochs, train_images=effort.train_images
+        data_dir=data_dir,
+        device=device,
+        epochs=effort.epochs,
+        train_images=effort.train_images,
+        keep_models=effort.keep_models,
     )
     jobs = sorted({1, cores}) if device == "cpu" else AT_ONCE_ON_A_GPU
     with Crew(processes, one_thread=True) as ours, Crew(1, one_thread=False) as theirs:
+        ours.wake(images, data_dir, device)
+        theirs.wake(images, data_dir, "cpu")
+        small.make_mlflow_store(folder)  # while they wake
         loops = training.Loops(
             ours, theirs, data_dir=data_dir, device=device, rounds=effort.rounds, steps=effort.steps
         )

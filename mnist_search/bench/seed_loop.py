@@ -11,15 +11,13 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_all_start_methods
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
 from experiments.recipe import Recipe
@@ -27,11 +25,13 @@ from mnist_search.training.digits import Digits
 from mnist_search.training.model import MEAN, STD, TORCH, modules
 from search_space.training import SGD, Adam, Augmentation, Optimizer
 
+Transform: TypeAlias = Callable[[Image.Image], torch.Tensor]
+
 
 class PilDigits(Dataset[tuple[torch.Tensor, int]]):
     """Digits as ``torchvision.datasets.MNIST`` gives them: a PIL image at a time, then transforms."""
 
-    def __init__(self, digits: Digits, transform: transforms.Compose) -> None:
+    def __init__(self, digits: Digits, transform: Transform) -> None:
         self._images = digits.images.squeeze(1).numpy()
         self._labels = digits.labels.tolist()
         self._transform = transform
@@ -43,8 +43,11 @@ class PilDigits(Dataset[tuple[torch.Tensor, int]]):
         return self._transform(Image.fromarray(self._images[index])), self._labels[index]
 
 
-def seed_transforms(how: Augmentation) -> transforms.Compose:
+def seed_transforms(how: Augmentation) -> Transform:
     """The seeds' chain: rotation, then the rest of the affine map, then a tensor."""
+    from torchvision import transforms  # a second and a half to import, which our own loop never needs
+    from torchvision.transforms import InterpolationMode
+
     mode = InterpolationMode(how.interpolation)
     steps: list[Any] = []
     if how.rotation:
@@ -52,7 +55,10 @@ def seed_transforms(how: Augmentation) -> transforms.Compose:
     if how.shear or how.translation != (0.0, 0.0) or how.scale != (1.0, 1.0):
         shear = (-how.shear, how.shear) if how.shear else None
         steps.append(transforms.RandomAffine(0, how.translation, how.scale, shear, mode))
-    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+    chain: Transform = transforms.Compose(
+        [*steps, transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
+    )
+    return chain
 
 
 def seed_loop(

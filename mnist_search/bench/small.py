@@ -86,6 +86,13 @@ def help_time(rounds: int) -> Row:
     return row("help.seconds", "s", taken)
 
 
+def make_mlflow_store(folder: Path) -> None:
+    """Make ``mlflow.db``, which takes MLflow some seconds, before anything that uses it is timed."""
+    from mlflow import MlflowClient  # heavy, and only here
+
+    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
+
+
 def logging_tax(data_dir: Path, folder: Path, samples_per_second: float) -> Iterator[Row]:
     """Share of a full trial that its tracker takes, the model of a kept trial included.
 
@@ -102,7 +109,7 @@ def logging_tax(data_dir: Path, folder: Path, samples_per_second: float) -> Iter
 def _tracker_seconds(data_dir: Path, folder: Path) -> float:
     everything = images(data_dir, "cpu")
     data = Split(everything.train[:FEW], everything.val[:FEW])
-    definition = reference.experiment(EPOCHS, FEW, FEW)
+    definition = reference.experiment(EPOCHS, 50_000, 10_000)
     store = Store.open_or_create(f"sqlite:///{folder}/logging.db")
     ledger = Ledger.open_or_create(store, "logging", definition, 1)
     ledger.study.enqueue_trial(reference.GENES)

@@ -30,6 +30,7 @@ class Work:
     epochs: int
     train_images: int
     val_images: int = 2000
+    keep_models: int = 5
 
     @property
     def images_per_trial(self) -> int:
@@ -83,7 +84,7 @@ def timed_study(work: Work, folder: Path, jobs: int, trials: int) -> Clock:
     clock = Clock()
     plan = Plan(
         storage=storage, study="bench", experiment=definition, target=trials, jobs=jobs,
-        device=work.device, data_dir=work.data_dir,
+        device=work.device, data_dir=work.data_dir, keep_models=work.keep_models,
         mlflow=place_of(f"sqlite:///{folder}/mlflow.db", "bench"),
     )  # fmt: skip
     run_study(plan, _showing(clock))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -28,12 +27,9 @@ class Crew:
 
     def __init__(self, processes: int, *, one_thread: bool) -> None:
         self.processes = processes
-        self._open = ExitStack()
         context = multiprocessing.get_context("spawn")
         begin = use_one_thread if one_thread else None
-        self._members = [
-            self._open.enter_context(ProcessPoolExecutor(1, context, begin)) for _ in range(processes)
-        ]
+        self._members = [ProcessPoolExecutor(1, context, begin) for _ in range(processes)]
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +37,14 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        for wait in (False, True):  # all of them end at the same time
+            for member in self._members:
+                member.shutdown(wait)
+
+    def wake(self, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have every member start and do this, without waiting for it."""
+        for member in self._members:
+            member.submit(work, *args, **kwargs)
 
     def together(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
         """Have every member do this now; what each of them answers."""
