@@ -336,7 +336,21 @@ def test_best_explain_studies_and_compare_read_the_store(cli):
     )
     assert sorted(row["parameters"] for row in rows) == [row["parameters"] for row in rows]
     (ours,) = (row for row in rows if row["kind"] == "study")
-    assert ours["val_accuracy"] == 0.92
+    assert (ours["val_accuracy"], ours["front"], ours["budget"]) == (0.92, True, 1500)
+
+
+@pytest.mark.usefixtures("filled")
+def test_compare_draws_its_networks_where_it_can(cli, tmp_path):
+    code, out, _ = cli("compare", "--plot", tmp_path / "plot.html", "-f", "csv")
+
+    assert code == 0
+    assert out.startswith("name,kind,parameters")
+    assert "budget-1500" in (tmp_path / "plot.html").read_text()
+
+    code, out, err = cli("compare", "--plot", tmp_path / "nowhere" / "plot.html")
+
+    assert (code, out) == (74, "")
+    assert "name another file with --plot" in err
 
 
 @pytest.mark.usefixtures("filled")

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 from optuna.trial import TrialState
 from safetensors.torch import save
+from test_mlflow import free_port
 
 from mnist_search.errors import MnistSearchError
 from mnist_search.study.coronation import coronate
@@ -73,6 +84,44 @@ def test_a_champion_that_proves_itself_is_crowned_once(ledger, store, place, mni
     crowned = MlflowClient(place.tracking_uri).get_model_version_by_alias("mnist-search-1500", "champion")
     assert crowned.tags["parameters"] == str(task.architecture.num_params())
     assert crowned.tags["test_accuracy"] == str(judged.accuracy)
+
+
+@contextmanager
+def served(place, model_uri, folder):
+    """The address at which ``mlflow models serve`` answers for a model."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model_uri,
+               "--env-manager", "local", "--port", str(port), "--workers", "1"]  # fmt: skip
+    environ = os.environ | {"MLFLOW_TRACKING_URI": place.tracking_uri}
+    with (folder / "serve.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert server.poll() is None, (folder / "serve.log").read_text()
+            with suppress(OSError), urllib.request.urlopen(f"{address}/ping") as pong:
+                assert pong.status == 200
+                break
+            time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def test_the_champion_answers_over_http(ledger, store, place, mnist_dir, tmp_path):
+    task, _ = hold_finals(ledger, store, place, mnist_dir)
+    coronate(store, ledger.facts(), place, mnist_dir, lambda _: None)
+    pixels = Digits.from_arrays(*read_test(mnist_dir)).images[:5].float() / 255
+    body = json.dumps({"inputs": pixels.tolist()}).encode()
+
+    with served(place, "models:/mnist-search-1500@champion", tmp_path) as address:
+        request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            given = torch.tensor(json.load(answer)["predictions"])
+
+    with torch.no_grad():
+        torch.testing.assert_close(given, build(task.architecture, 0).eval()(pixels), rtol=0, atol=1e-4)
 
 
 def test_what_is_not_the_network_that_was_judged_is_never_crowned(ledger, store, place, mnist_dir):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from mnist_search.cli.options import DEFAULT_STORAGE, Format, FormatOption, StorageOption
 from mnist_search.cli.output import print_rows
 from mnist_search.cli.read import load_studies
-from mnist_search.errors import NotFound
+from mnist_search.errors import DiskError, NotFound
 
 if TYPE_CHECKING:
     from experiments import Recipe
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "name", "kind", "parameters", "claimed_test_accuracy", "best_epoch", "val_accuracy", "test_accuracy_mean",
-    "test_accuracy_sd", "n_seeds", "epochs", "seconds", "multiply_adds",
+    "test_accuracy_sd", "n_seeds", "front", "epochs", "seconds", "multiply_adds",
 )  # fmt: skip
 
-EVIDENCE = ("architecture", "claim", "trials", "low", "high", "worst", "device")
+EVIDENCE = ("architecture", "claim", "budget", "trials", "low", "high", "worst", "device")
 """What only JSON shows."""
 
 Row = dict[str, Any]
@@ -34,6 +35,9 @@ def compare(
     published: Annotated[
         bool, typer.Option("--published/--no-published", help="Show what others published.")
     ] = True,
+    plot: Annotated[
+        Path | None, typer.Option(help="HTML file for the plot of accuracy against parameters.")
+    ] = None,
     how: FormatOption = Format.TABLE,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
@@ -42,12 +46,24 @@ def compare(
     Claims are of one run on the test set, mostly of the best epoch there; best epoch is what that
     rule gives in our reproductions. A study's validation accuracy is on images that the search
     chose by. Test means are of the last epoch over several seeds, after finalize or reproduce.
+    On the front are the studies that none with as few parameters beats on validation.
     """
     from experiments.published import published as others
 
     rows = our_rows(storage, study)
     rows += [_published_row(network) for network in others() if published]
+    if plot is not None:
+        _write_plot(plot, rows)
     print_rows(sorted(rows, key=_parameters), how, COLUMNS)
+
+
+def _write_plot(file: Path, rows: list[Row]) -> None:
+    from mnist_search.study.networks import networks_page  # Optuna
+
+    try:
+        file.write_text(networks_page(rows))
+    except OSError as error:
+        raise DiskError(f"cannot write {file}: {error}; name another file with --plot") from error
 
 
 def our_rows(storage: str, studies: list[str] | None = None) -> list[Row]:
@@ -65,8 +81,20 @@ def our_rows(storage: str, studies: list[str] | None = None) -> list[Row]:
         if studies:
             raise
         found, reproduced = [], {}  # no store yet: the seeds alone
+    studies_rows = [_study_row(facts, storage) for facts in found]
+    _mark_front(studies_rows)
     rows = [_seed_row(recipe, reproduced) for recipe in SEEDS.values()]
-    return sorted(rows + [_study_row(facts, storage) for facts in found], key=_parameters)
+    return sorted(rows + studies_rows, key=_parameters)
+
+
+def _mark_front(rows: list[Row]) -> None:
+    if not rows:
+        return
+    from mnist_search.study.networks import studies_front  # Optuna
+
+    best = studies_front(rows, "val_accuracy")
+    for row in rows:
+        row["front"] = row in best
 
 
 def _parameters(row: Mapping[str, Any]) -> int:
@@ -106,7 +134,7 @@ def _study_row(facts: StudyFacts, storage: str) -> Row:
     from mnist_search.study.champion import final_summary  # Optuna
     from mnist_search.study.store import Store
 
-    bare = _bare() | {"name": facts.name, "kind": "study"}
+    bare = _bare() | {"name": facts.name, "kind": "study", "budget": facts.experiment.budget}
     final = final_summary(Store.open(storage), facts)
     best = final.trial if final else facts.best
     if best is None:

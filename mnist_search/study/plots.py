@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from mnist_search.facts import StudyFacts, TrialFacts
+
+T = TypeVar("T")
 
 FEWEST_TRIALS = 2
 """Complete trials without which there is nothing to plot."""
@@ -94,11 +96,17 @@ def accuracy_against_parameters(facts: StudyFacts) -> Any:
 
 def pareto_front(trials: Sequence[TrialFacts]) -> list[TrialFacts]:
     """Trials that no trial of as few parameters or fewer beats, the smallest first."""
-    front: list[TrialFacts] = []
-    for trial in sorted(trials, key=lambda t: (t.num_params or 0, *t.rank)):
-        if not front or (trial.val_accuracy or 0) > (front[-1].val_accuracy or 0):
-            front.append(trial)
-    return front
+    ranked = sorted(trials, key=lambda trial: trial.rank)
+    return front(ranked, lambda trial: trial.num_params or 0, lambda trial: trial.val_accuracy or 0.0)
+
+
+def front(things: Sequence[T], size: Callable[[T], int], score: Callable[[T], float]) -> list[T]:
+    """What nothing as small or smaller equals or beats, the smallest first; of equals the first."""
+    found: list[T] = []
+    for thing in sorted(things, key=lambda t: (size(t), -score(t))):
+        if not found or score(thing) > score(found[-1]):
+            found.append(thing)
+    return found
 
 
 def _points(trials: Sequence[TrialFacts]) -> dict[str, Any]:
