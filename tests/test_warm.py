@@ -7,10 +7,10 @@ import json
 import pytest
 from optuna.trial import TrialState
 
-from experiments import SEEDS, Experiment
+from experiments import SEEDS, Experiment, ours
 from mnist_search.errors import UsageError
 from mnist_search.study.ledger import Ledger
-from mnist_search.study.warm import enqueue_best, enqueue_seeds, nearest
+from mnist_search.study.warm import enqueue_best, enqueue_plans, enqueue_seeds, nearest
 from search_space import SearchSpace
 
 
@@ -50,6 +50,29 @@ def test_seeds_that_fit_are_trained_first_and_once(store):
     claim = ledger.claim()
     assert claim.trial.params["width_3"] == 24
     assert ledger.claim().trial.number == 1
+
+
+def test_our_training_is_a_point_of_the_space():
+    experiment = Experiment(budget=8000, space=SearchSpace.for_budget(8000))
+
+    config = experiment.space.decode(nearest(experiment, {**ours.PLAN, **ours.TRAINING_GENES}))
+
+    assert config.training == ours.TRAINING
+    assert str(config.architecture) == "8v-16v-P-8x1-12v-16v-20v-G-fc16-fc10"
+
+
+@pytest.mark.parametrize("budget", [1000, 8000, 30_000])
+def test_known_plans_fill_the_budget_and_are_put_first_once(store, budget):
+    ledger = ledger_of(store, budget, target=5)
+
+    for _ in range(2):
+        enqueue_plans(ledger)
+
+    assert len(ledger.study.trials) == 1 + sum(bool(seed.genes) for seed in SEEDS.values()) == 5
+    for _ in range(5):
+        config = ledger.experiment.space.suggest(ledger.claim().trial)
+        assert 0.7 * budget < config.architecture.num_params() <= budget
+        assert config.training == ours.TRAINING
 
 
 def test_a_larger_budget_takes_more_seeds(store):

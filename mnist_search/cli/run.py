@@ -101,8 +101,11 @@ def run(
     depth: DepthOption = None,
     width: WidthOption = None,
     warm_start: Annotated[
-        Literal["none", "seeds"],
-        typer.Option(help="Begin with the hand-tuned seeds that fit, as near as the space comes to them."),
+        Literal["none", "seeds", "plans"],
+        typer.Option(
+            help="Begin with the hand-tuned seeds that fit, or with known plans, scaled to fill the "
+            "budget, under our own training."
+        ),
     ] = "none",
     train_images: Annotated[int, typer.Option(min=1000, help="Images to train on.")] = 50_000,
     val_images: Annotated[int, typer.Option(min=100, help="Images to choose by.")] = 10_000,
@@ -154,7 +157,7 @@ def run(
                 storage=storage, study=name, experiment=experiment, target=trials, jobs=jobs_of(jobs),
                 device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
                 mlflow=place(mlflow, tracking_uri, mlflow_experiment), limits=limits,
-                warm_start=warm_start == "seeds", smaller=smaller,
+                warm_start=warm_start, smaller=smaller,
             )
         )  # fmt: skip
         smaller = name

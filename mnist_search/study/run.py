@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -24,13 +24,15 @@ from mnist_search.study.pruners import check_pruner
 from mnist_search.study.samplers import check_sampler
 from mnist_search.study.store import Store, file_of
 from mnist_search.study.supervisor import Screen, Stop, supervise
-from mnist_search.study.warm import enqueue_best, enqueue_seeds
+from mnist_search.study.warm import enqueue_best, enqueue_plans, enqueue_seeds
 from mnist_search.study.worker import Job, main
 from mnist_search.tracking import NullTracker, Tracker
 from mnist_search.tracking.place import MlflowPlace, local_file
 
 if TYPE_CHECKING:
     from mnist_search.training.digits import Digits
+
+WarmStart: TypeAlias = Literal["none", "seeds", "plans"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Plan:
         jobs: worker processes; None for as many as the machine carries.
         mlflow: where runs are written; None for nowhere.
         keep_models: how many trained networks are kept.
-        warm_start: put the seeds that fit first.
+        warm_start: what is put first.
         smaller: study of a smaller budget whose best are put first.
     """
 
@@ -59,7 +61,7 @@ class Plan:
     data_dir: Path | None = None
     mlflow: MlflowPlace | None = None
     keep_models: int = 5
-    warm_start: bool = False
+    warm_start: WarmStart = "none"
     smaller: str | None = None
     limits: Limits = field(default_factory=Limits)
 
@@ -187,8 +189,10 @@ def _open(plan: Plan) -> Ledger:
     if plan.experiment is not None:
         store = Store.open_or_create(plan.storage)
         ledger = Ledger.open_or_create(store, plan.study, plan.experiment, plan.target or 1)
-        if plan.warm_start:
+        if plan.warm_start == "seeds":
             enqueue_seeds(ledger)
+        if plan.warm_start == "plans":
+            enqueue_plans(ledger)
         if plan.smaller is not None:
             enqueue_best(ledger, Ledger.open(store, plan.smaller).facts())
         return ledger

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from experiments import SEEDS, Experiment
+from experiments import SEEDS, Experiment, ours
 from mnist_search.facts import StudyFacts
 from mnist_search.study.ledger import Ledger
 
@@ -31,6 +31,16 @@ def enqueue_seeds(ledger: Ledger) -> list[str]:
     for genes in fitting.values():
         ledger.enqueue(genes)
     return list(fitting)
+
+
+def enqueue_plans(ledger: Ledger) -> None:
+    """Put known plans first, their widths scaled to fill the budget, with our own training.
+
+    The plan of the best published networks, then the seeds'; none is put there twice.
+    """
+    fill = ledger.experiment.parameter_budget.fill
+    for plan in (ours.PLAN, *(recipe.genes for recipe in SEEDS.values() if recipe.genes)):
+        ledger.enqueue(fill(nearest(ledger.experiment, {**plan, **ours.TRAINING_GENES})))
 
 
 def enqueue_best(ledger: Ledger, smaller: StudyFacts) -> None:
