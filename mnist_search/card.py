@@ -28,6 +28,22 @@ A convolutional network of {parameters:,} learned parameters that reads handwrit
 |---|---|--:|
 {layers}
 
+## How to use it
+
+With numpy and onnxruntime alone, or with torch alone; `pixels` as above.
+
+```python
+session = onnxruntime.InferenceSession("{name}.onnx")
+logits = session.run(None, {{"pixels": pixels}})[0]
+```
+
+```python
+network = torch.export.load("{name}.pt2").module()
+logits = network(pixels)
+```
+
+`{name}.safetensors` has the weights, and the layers as JSON in its metadata.
+
 ## How far to trust it
 
 {trust}

@@ -351,3 +351,13 @@ def test_finals_go_on_after_kill_9_and_are_held_once(command, mnist_dir, tmp_pat
     assert again.code == 2
     assert "have met the test set already" in again.err
     assert json.loads(shown.out) == [row]
+
+    published = command("export", "budget-1500", "--publish")
+
+    assert published.code == 0, published.err
+    card = json.loads((tmp_path / "1500" / "card.json").read_text())
+    assert (card["n_seeds"], card["test_accuracy_mean"]) == (3, row["test_accuracy_mean"])
+    assert {path.name for path in (tmp_path / "1500").iterdir()} == {
+        "model.pt2", "model.onnx", "model.safetensors", "card.json", "card.md",
+    }  # fmt: skip
+    assert command("verify", "1500/model.safetensors", *there).code == 0

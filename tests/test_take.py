@@ -206,6 +206,11 @@ def test_a_study_s_champion_is_exported_verified_and_used(command, mnist_dir, tm
     assert command("run", "--budget", "1500", "--trials", "1", *quick, *there).code == 0
     Image.fromarray(digits.images[0, 0].numpy()).save(tmp_path / "digit.png")
 
+    unjudged = command("export", "budget-1500", "--publish")
+    assert (unjudged.code, unjudged.err.count("\n")) == (2, 1)
+    assert "mnist-search finalize budget-1500" in unjudged.err
+    assert not (tmp_path / "1500").exists()
+
     exported = command("export", "budget-1500", "--to", "pt2", "--to", "onnx", "--to", "safetensors")
 
     assert exported.code == 0, exported.err

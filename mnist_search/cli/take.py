@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,10 +19,12 @@ from mnist_search.cli.options import (
     StudyArgument,
 )
 from mnist_search.cli.output import print_fields, print_rows
-from mnist_search.errors import DiskError, MnistSearchError, UnusableConfiguration
+from mnist_search.errors import DiskError, MnistSearchError, UnusableConfiguration, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from mnist_search.study.champion import Champion
 
 
 class Kind(StrEnum):
@@ -42,6 +45,9 @@ def export(
     trial: Annotated[
         int | None, typer.Option(min=0, help="This trial's network instead of the champion's.")
     ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="As OUTPUT/BUDGET/model.*, every format; after finals only.")
+    ] = False,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Write a study's champion as files that need no mnist-search, with a card that describes it.
@@ -55,23 +61,32 @@ def export(
     found = champion(Store.open(storage), study, trial)
     if not output.is_dir():
         raise DiskError(f"no folder {output}; make it, or name another with --output")
+    name, card_name = (study, study) if trial is None else (f"{study}-trial-{trial}",) * 2
+    if publish:
+        if found.card.get("test_accuracy") is None:
+            raise UsageError(f"only a champion of finals is published; mnist-search finalize {study}")
+        name, card_name, output = "model", "card", output / str(found.card["budget"])
+    for path in _write(found, to or (list(Kind) if publish else [Kind.PT2]), output, name, card_name):
+        typer.echo(path)
+
+
+def _write(found: Champion, kinds: list[Kind], folder: Path, name: str, card_name: str) -> Iterator[Path]:
+    """Write a network in these formats, then its card for programs and for people."""
     from mnist_search import artefact, card  # torch
 
-    name = study if trial is None else f"{study}-trial-{trial}"
-    for kind in to or [Kind.PT2]:
-        path = output / f"{name}.{kind.value}"
-        artefact.write(path, found.config.architecture, found.weights)
-        typer.echo(path)
-    for suffix, text in (
-        (".json", json.dumps(found.card, indent=1)),
-        (".md", card.markdown(name, found.card)),
-    ):
-        path = output / f"{name}{suffix}"
-        try:
+    try:
+        folder.mkdir(exist_ok=True)
+        for kind in kinds:
+            path = folder / f"{name}.{kind.value}"
+            artefact.write(path, found.config.architecture, found.weights)
+            yield path
+        texts = {".json": json.dumps(found.card, indent=1), ".md": card.markdown(name, found.card)}
+        for suffix, text in texts.items():
+            path = folder / f"{card_name}{suffix}"
             path.write_text(text + "\n")
-        except OSError as error:
-            raise DiskError(f"cannot write {path}: {error}; name another folder with --output") from error
-        typer.echo(path)
+            yield path
+    except OSError as error:
+        raise DiskError(f"cannot write to {folder}: {error}; name another folder with --output") from error
 
 
 def verify(file: FileArgument, data_dir: DataOption = None, how: FormatOption = Format.TABLE) -> None:
