@@ -37,7 +37,7 @@ def trials_at_once(device: torch.device, kept: Path | None = None) -> int:
     if device.type == "cpu":
         return cores
     rates = remembered(kept or cache_folder() / "at-once.json", device, lambda: measure(device, cores))
-    return best_number({int(number): rate for number, rate in rates.items()})
+    return best_number({int(number): rate for number, rate in rates.items() if int(number) <= cores})
 
 
 def best_number(rates: dict[int, float]) -> int:
