@@ -19,9 +19,9 @@ import typer
 from experiments import SEEDS
 from experiments.recipe import Recipe
 from mnist_search.bench.images import images
-from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
+from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read
 from mnist_search.training import files
-from mnist_search.training.device import CPU, use_one_thread
+from mnist_search.training.device import resolve_device, use_one_thread
 from mnist_search.training.fit import fit
 from mnist_search.training.model import TORCH, build
 from mnist_search.training.probe import fastest_way
@@ -36,6 +36,7 @@ def train(
     part: PartOption = 0,
     parts: PartsOption = 1,
     data_dir: DataOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train this part of the runs, a line of JSON for each."""
     use_one_thread()
@@ -46,13 +47,16 @@ def train(
             if number % parts != part or (name, seed, fast) in known:
                 continue
             append(
-                out, {"recipe": name, "seed": seed, "fast": fast} | _run(SEEDS[name], seed, folder, fast=fast)
+                out,
+                {"recipe": name, "seed": seed, "fast": fast}
+                | _run(SEEDS[name], seed, folder, device, fast=fast),
             )
 
 
-def _run(recipe: Recipe, seed: int, folder: Path, *, fast: bool) -> dict[str, Any]:
+def _run(recipe: Recipe, seed: int, folder: Path, device: str, *, fast: bool) -> dict[str, Any]:
     network = build(recipe.architecture, seed, None if fast else TORCH)
-    data, way = images(folder, "cpu"), fastest_way(CPU) if fast else Way("fp32", channels_last=False)
+    where = resolve_device(device)
+    data, way = images(folder, where.type), fastest_way(where) if fast else Way("fp32", channels_last=False)
     *_, last = fit(network, data.train, data.val, recipe.training, seed=seed, way=way)
     return {
         "val_accuracy": last.val_accuracy,

@@ -20,11 +20,11 @@ import typer
 from scipy.stats import spearmanr
 
 from experiments import Experiment
-from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
+from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read
 from mnist_search.study.samplers import derive_seed, sampler_for_trial
 from mnist_search.training import files
 from mnist_search.training.average import WeightAverage
-from mnist_search.training.device import CPU, use_one_thread
+from mnist_search.training.device import resolve_device, use_one_thread
 from mnist_search.training.digits import Split, load_split
 from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, evaluate, fit
 from mnist_search.training.model import build
@@ -49,10 +49,11 @@ def train(
     part: PartOption = 0,
     parts: PartsOption = 1,
     data_dir: DataOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train this part of the configurations, a line of JSON for each training."""
     use_one_thread()
-    data = load_split(files.find(data_dir), train_images, 10_000, 0, CPU)
+    data = load_split(files.find(data_dir), train_images, 10_000, 0, resolve_device(device))
     known = {(line["configuration"], line["kind"], line["seed"]) for line in read(out)}
     for number, genes in enumerate(_random_genes(configurations)):
         if number % parts != part:
@@ -82,10 +83,11 @@ def _random_genes(configurations: int) -> Iterator[dict[str, Any]]:
 
 
 def _training(genes: dict[str, Any], epochs: int, seed: int, data: Split) -> dict[str, Any]:
-    way = fastest_way(CPU)
+    device = data.train.images.device
+    way = fastest_way(device)
     config = SearchSpace.for_budget(BUDGET, epochs=epochs).decode(genes)
     network_seed = derive_seed(seed, 7)
-    network = build(config.architecture, network_seed).to(memory_format=way.memory_format)
+    network = build(config.architecture, network_seed).to(device).to(memory_format=way.memory_format)
     average = WeightAverage(network, EMA_DECAY**STEPS_BETWEEN_CHECKS)
     curve: list[dict[str, float | None]] = []
     averaged: dict[int, dict[str, float]] = {}

@@ -13,6 +13,7 @@ PartsOption: TypeAlias = Annotated[int, typer.Option(min=1, help="Into how many 
 DataOption: TypeAlias = Annotated[
     Path | None, typer.Option("--data-dir", envvar="MNIST_SEARCH_DATA", help="Folder of the MNIST files.")
 ]
+DeviceOption: TypeAlias = Annotated[str, typer.Option(help="auto, cuda, mps or cpu; the same for a file.")]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -25,10 +25,10 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
 from experiments import Experiment
-from mnist_search.bench.lines import DataOption, PartOption, PartsOption, append, read
+from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read
 from mnist_search.study.samplers import derive_seed, sampler_for_trial, trial_seed
 from mnist_search.training import files
-from mnist_search.training.device import CPU, use_one_thread
+from mnist_search.training.device import resolve_device, use_one_thread
 from mnist_search.training.digits import Split, load_split
 from mnist_search.training.fit import Diverged, fit
 from mnist_search.training.model import build
@@ -74,11 +74,12 @@ def train(
     part: PartOption = 0,
     parts: PartsOption = 1,
     data_dir: DataOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Run this part of the searches, a line of JSON for each."""
     use_one_thread()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    data = load_split(files.find(data_dir), TRAIN_IMAGES, VAL_IMAGES, 0, CPU)
+    data = load_split(files.find(data_dir), TRAIN_IMAGES, VAL_IMAGES, 0, resolve_device(device))
     known = {(line["arm"], line["seed"]) for line in read(out)}
     for number, (seed, name) in enumerate(product(range(RUNS), arms(0))):
         if number % parts == part and (name, seed) not in known:
@@ -112,9 +113,9 @@ def search(arm: Arm, data: Split, trials: int = TRIALS) -> dict[str, Any]:
 
 def _accuracy(config: TrialConfig, data: Split, seed: int) -> float | None:
     """On validation after the last epoch; None where the training diverged."""
-    network = build(config.architecture, seed)
+    network, way = build(config.architecture, seed), fastest_way(data.train.images.device)
     try:
-        *_, last = fit(network, data.train, data.val, config.training, seed=seed, way=fastest_way(CPU))
+        *_, last = fit(network, data.train, data.val, config.training, seed=seed, way=way)
     except Diverged:
         return None
     return last.val_accuracy
