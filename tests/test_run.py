@@ -281,7 +281,9 @@ def test_workers_whose_supervisor_is_killed_stop(begin, tmp_path):
     import psutil
 
     process = begin(*SMALL, "--trials", "5", "--jobs", "2", "--epochs", "50", "--no-mlflow")
-    wait_for(tmp_path, lambda facts: len(facts.trials) == 2 and facts.trials[1].num_params)
+    wait_for(
+        tmp_path, lambda facts: sum(t.state == "RUNNING" and bool(t.num_params) for t in facts.trials) == 2
+    )
     workers = psutil.Process(process.pid).children(recursive=True)
 
     process.kill()

@@ -75,6 +75,23 @@ def test_known_plans_fill_the_budget_and_are_put_first_once(store, budget):
         assert config.training == ours.TRAINING
 
 
+def test_a_study_that_has_begun_is_left_as_it_is(store):
+    ledger = ledger_of(store, 8000)
+    ledger.claim()
+
+    enqueue_plans(ledger)
+
+    assert len(ledger.study.trials) == 1
+
+
+def test_no_more_plans_are_put_first_than_there_are_places(store):
+    ledger = ledger_of(store, 8000, target=2)
+
+    enqueue_plans(ledger)
+
+    assert len(ledger.study.trials) == 2
+
+
 def test_a_larger_budget_takes_more_seeds(store):
     assert enqueue_seeds(ledger_of(store, 12_000)) == ["seed-000", "seed-001", "seed-004"]
 

@@ -101,12 +101,12 @@ def run(
     depth: DepthOption = None,
     width: WidthOption = None,
     warm_start: Annotated[
-        Literal["none", "seeds", "plans"],
+        Literal["plans", "seeds", "none"],
         typer.Option(
-            help="Begin with the hand-tuned seeds that fit, or with known plans, scaled to fill the "
-            "budget, under our own training."
+            help="What a study begins with: known plans, scaled to fill the budget, under our own "
+            "training; the hand-tuned seeds that fit, as they are; or nothing that is known."
         ),
-    ] = "none",
+    ] = "plans",
     train_images: Annotated[int, typer.Option(min=1000, help="Images to train on.")] = 50_000,
     val_images: Annotated[int, typer.Option(min=100, help="Images to choose by.")] = 10_000,
     jobs: JobsOption = "auto",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
 
 from experiments import SEEDS, Experiment, ours
 from mnist_search.facts import StudyFacts
@@ -34,12 +35,16 @@ def enqueue_seeds(ledger: Ledger) -> list[str]:
 
 
 def enqueue_plans(ledger: Ledger) -> None:
-    """Put known plans first, their widths scaled to fill the budget, with our own training.
+    """Have a new study begin with known plans, scaled to fill the budget, with our own training.
 
-    The plan of the best published networks, then the seeds'; none is put there twice.
+    The plan of the best published networks, then the seeds', as far as there are places; none
+    twice, and none in a study that has begun.
     """
+    if any(trial.state != TrialState.WAITING for trial in ledger.study.get_trials(deepcopy=False)):
+        return
     fill = ledger.experiment.parameter_budget.fill
-    for plan in (ours.PLAN, *(recipe.genes for recipe in SEEDS.values() if recipe.genes)):
+    plans = [ours.PLAN, *(recipe.genes for recipe in SEEDS.values() if recipe.genes)]
+    for plan in plans[: ledger.target]:
         ledger.enqueue(fill(nearest(ledger.experiment, {**plan, **ours.TRAINING_GENES})))
 
 
