@@ -53,9 +53,15 @@ def test_every_network_is_drawn_by_every_measure_there_is_of_it():
     assert ("seeds as claimed", "seed-1", 99.3) in points
     assert ("seeds reproduced, test mean of several seeds", "seed-1", 99.2) in points
     assert ("published, mostly single runs", "other", 99.44) in points
-    (line,) = (trace for trace in figure.data if trace.mode == "lines")
-    assert list(line.text) == ["s4"]
     assert {shape.x0 for shape in figure.layout.shapes} == {2000, 4000, 8000}
+
+
+def test_the_front_is_drawn_by_test_means_where_there_are_two():
+    smaller = network("s1", "study", 990, 1000, val_accuracy=0.97, test_accuracy_mean=0.975)
+
+    (line,) = (trace for trace in networks_figure([*ROWS, smaller]).data if trace.mode == "lines")
+
+    assert list(line.text) == ["s1", "s4"]
 
 
 def test_a_test_mean_has_its_interval():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import log10
 from typing import Any
 
 from mnist_search.study.plots import PAGE, as_html, front
@@ -38,16 +39,19 @@ def networks_figure(rows: Sequence[Row]) -> Any:
                                marker={"symbol": symbol, "size": 11, "line": {"width": 2}})  # fmt: skip
     for measure in ("test_accuracy_mean", "val_accuracy"):
         ours = studies_front(rows, measure)
-        if ours:
+        if len(ours) > 1:
             figure.add_scatter(
                 **_points(ours, measure), mode="lines", name="our front", line={"shape": "hv", "dash": "dot"}
             )
             break
     for budget in sorted({row["budget"] for row in rows if row["budget"]}):
-        figure.add_vline(budget, line_dash="dash", annotation_text=f"budget {budget:,}")
+        figure.add_vline(budget, line_dash="dash")
+        figure.add_annotation(
+            x=log10(budget), y=1, yref="paper", yanchor="bottom", text=f"budget {budget:,}", showarrow=False
+        )  # plotly places annotations, unlike lines, by the logarithm
     figure.update_layout(
         xaxis={"title": "parameters", "type": "log"}, yaxis_title="accuracy, %", height=650,
-        legend={"orientation": "h", "y": -0.15},
+        legend={"orientation": "h", "y": -0.15}, margin={"t": 40},
     )  # fmt: skip
     return figure
 
