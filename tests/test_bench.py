@@ -191,10 +191,10 @@ def test_every_search_that_is_compared_trains_what_fits(name, small_split):
 
 def test_the_table_of_searches_tells_every_arm_that_has_run(tmp_path, capsys):
     line = {"curve": [0.9, 0.98], "over": 3, "num_params": 7900, "again": [0.97, 0.99]}
-    append(tmp_path / "lines", {"arm": "ours: TPE, filled", "seed": 0} | line)
+    append(tmp_path / "lines", {"arm": "TPE, filled", "seed": 0} | line)
 
     searching.report(tmp_path / "lines")
 
     told = capsys.readouterr().out
-    assert "| ours: TPE, filled | 1 | 98.000 (nan) | 98.00 | 98.00 | 98.00 | 3 |" in told
+    assert "| TPE, filled | 1 | 98.000 (nan) | 98.00 | 98.00 | 98.00 | 3 |" in told
     assert "random" not in told

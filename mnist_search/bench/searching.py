@@ -1,6 +1,6 @@
 """Which search finds the better network in the same number of trained epochs.
 
-Our default, ours without filling the budget, random within the budget, and what people write by
+Our default, ours without known plans, without filling the budget, random within the budget, and what people write by
 hand: Optuna's TPE as it comes, which prunes a proposal that is over. Every trial trains a short
 schedule to its end; the network that a search ends with is trained again with other seeds, and
 those trainings are its score. Run one part a core, as often as it takes.
@@ -12,7 +12,7 @@ those trainings are its score. Run one part a core, as often as it takes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 from experiments import Experiment
 from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read
 from mnist_search.study.samplers import derive_seed, sampler_for_trial, trial_seed
+from mnist_search.study.warm import known_plans
 from mnist_search.training import files
 from mnist_search.training.device import resolve_device, use_one_thread
 from mnist_search.training.digits import Split, load_split
@@ -34,9 +35,10 @@ from mnist_search.training.fit import Diverged, fit
 from mnist_search.training.model import build
 from mnist_search.training.probe import fastest_way
 from search_space import SearchSpace, TrialConfig
+from search_space.space import Genes
 
-BUDGET, EPOCHS, TRIALS, RUNS = 8000, 4, 30, 3
-TRAIN_IMAGES, VAL_IMAGES = 20_000, 10_000
+BUDGET, EPOCHS, TRIALS, RUNS = 8000, 3, 30, 3
+TRAIN_IMAGES, VAL_IMAGES = 15_000, 10_000
 AGAIN = (1, 2)
 """Seeds with which the network that was found is trained again."""
 
@@ -47,10 +49,12 @@ class Arm:
 
     Attributes:
         sampler_of: the sampler of a trial, from the experiment and the trial's number.
+        first: what it begins with.
     """
 
     experiment: Experiment
     sampler_of: Callable[[Experiment, int], BaseSampler] = sampler_for_trial
+    first: Sequence[Genes] = ()
 
 
 def arms(seed: int) -> dict[str, Arm]:
@@ -62,8 +66,9 @@ def arms(seed: int) -> dict[str, Arm]:
     drawn = replace(default, fill=False)
     by_hand = TPESampler(seed=seed)
     return {
-        "ours: TPE, filled": Arm(default),
-        "ours, not filled": Arm(drawn),
+        "ours: known plans first, TPE, filled": Arm(default, first=known_plans(default)),
+        "TPE, filled": Arm(default),
+        "TPE, not filled": Arm(drawn),
         "random within the budget, filled": Arm(replace(default, sampler="random")),
         "plain TPE, prunes what is over": Arm(drawn, lambda *_: by_hand),
     }
@@ -89,6 +94,8 @@ def train(
 def search(arm: Arm, data: Split, trials: int = TRIALS) -> dict[str, Any]:
     """Train ``trials`` proposals of an arm, and the best one again."""
     study = optuna.create_study(direction="maximize")
+    for genes in arm.first:
+        study.enqueue_trial(dict(genes))
     curve: list[float] = []
     over = 0
     while len(curve) < trials:

@@ -35,17 +35,21 @@ def enqueue_seeds(ledger: Ledger) -> list[str]:
 
 
 def enqueue_plans(ledger: Ledger) -> None:
-    """Have a new study begin with known plans, scaled to fill the budget, with our own training.
+    """Have a new study begin with known plans, as far as there are places.
 
-    The plan of the best published networks, then the seeds', as far as there are places; none
-    twice, and none in a study that has begun.
+    None is put there twice, and none in a study that has begun.
     """
     if any(trial.state != TrialState.WAITING for trial in ledger.study.get_trials(deepcopy=False)):
         return
-    fill = ledger.experiment.parameter_budget.fill
+    for genes in known_plans(ledger.experiment)[: ledger.target]:
+        ledger.enqueue(genes)
+
+
+def known_plans(experiment: Experiment) -> list[dict[str, Any]]:
+    """The plan of the best published networks and the seeds', filled, with our own training."""
     plans = [ours.PLAN, *(recipe.genes for recipe in SEEDS.values() if recipe.genes)]
-    for plan in plans[: ledger.target]:
-        ledger.enqueue(fill(nearest(ledger.experiment, {**plan, **ours.TRAINING_GENES})))
+    fill = experiment.parameter_budget.fill
+    return [fill(nearest(experiment, {**plan, **ours.TRAINING_GENES})) for plan in plans]
 
 
 def enqueue_best(ledger: Ledger, smaller: StudyFacts) -> None:
