@@ -207,7 +207,12 @@ def test_killed_or_not_a_study_comes_to_bit_equal_weights(begin, command, tmp_pa
     moments = random.Random(0)
     for done in (0, 1, 2):
         process = begin(*arguments)
-        wait_for(tmp_path, lambda facts, done=done: len(facts.done) >= done and len(facts.trials) > done)
+        wait_for(
+            tmp_path,
+            lambda facts, done=done: (
+                len(facts.done) >= done and any(t.state == "RUNNING" for t in facts.trials)
+            ),
+        )
         time.sleep(moments.random())
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -39,7 +39,7 @@ def worker_on_a_device_for_one(job, connection):
         return
     while len(list(others.iterdir())) < 2:
         time.sleep(0.05)
-    time.sleep(1)  # they are heard before this one is
+    time.sleep(5)  # they are heard before this one is
     connection.send(WorkerDone())
 
 
