@@ -376,3 +376,15 @@ def test_a_file_that_is_no_mlflow_database_is_refused_and_left_alone(tmp_path):
     with pytest.raises(UnusableConfiguration, match="no MLflow database"):
         place_of(f"sqlite:///{tmp_path}/store.db", "experiment")
     assert (tmp_path / "store.db").read_bytes() == before
+
+
+def test_a_store_whose_making_was_killed_is_made_anew(tmp_path):
+    from mnist_search.tracking.prepare import Parent, prepare
+
+    file = tmp_path / "mlflow.db"
+    (tmp_path / ".mlflow.db.new").write_bytes(b"half of a store")
+
+    prepared = prepare(place_of(f"sqlite:///{file}", "experiment"), Parent("uid", "study", {}), pytest.fail)
+
+    assert prepared is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]

@@ -13,7 +13,7 @@ from mlflow.entities import LifecycleStage, Param
 from mlflow.tracking import MlflowClient
 
 from mnist_search.facts import StudyFacts
-from mnist_search.tracking.place import MlflowPlace
+from mnist_search.tracking.place import MlflowPlace, local_file
 from mnist_search.tracking.reach import Reach, quieten
 from mnist_search.version import __version__
 
@@ -59,7 +59,18 @@ def prepare(place: MlflowPlace, parent: Parent, warn: Callable[[str], None]) -> 
     """
     quieten()
     mlflow.set_tracking_uri(place.tracking_uri)
+    file = local_file(place.tracking_uri)
+    if file is not None and not file.exists():
+        Reach(warn)("its store", lambda: _make_store(file))
     return Reach(warn)("the study", lambda: _prepare(place, parent))
+
+
+def _make_store(file: Path) -> None:
+    """Make MLflow's tables in one step: MLflow refuses a file whose making was cut short."""
+    fresh = file.with_name(f".{file.name}.new")
+    fresh.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+    fresh.replace(file)
 
 
 def user() -> str:
