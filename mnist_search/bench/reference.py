@@ -6,29 +6,16 @@ from typing import Any
 
 from optuna.trial import FixedTrial
 
-from experiments import Experiment
+from experiments import Experiment, ours
 from experiments.recipe import Claim, Recipe
 from search_space import SearchSpace
 
 BUDGET = 8000
 
 GENES: dict[str, Any] = {
-    "depth": 5,
-    "width_1": 8,
-    "width_2": 16,
-    "width_3": 12,
-    "width_4": 16,
-    "width_5": 20,
+    **ours.PLAN,
     "width_6": 8,
     "width_7": 8,
-    "transition_width": 8,
-    "pool_1": 2,
-    "pool_2": 0,
-    "padding": "valid",
-    "transition": True,
-    "head": "gap_hidden",
-    "dropout": 0.05,
-    "dropout_per": "element",
     "optimizer": "sgd",
     "sgd_lr": 0.05,
     "adamw_lr": 0.01,
@@ -38,7 +25,7 @@ GENES: dict[str, Any] = {
     "label_smoothing": 0.0,
     "augmentation": 0.5,
 }
-"""8-16, pool, 1x1 to 8, 12-16-20, average pool: the plan of the best published net of its size."""
+"""8-16, pool, 1x1 to 8, 12-16-20, average pool, in batches of 128."""
 
 
 def experiment(epochs: int, train_images: int, val_images: int) -> Experiment:
