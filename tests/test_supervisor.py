@@ -62,6 +62,24 @@ def test_a_device_with_room_for_one_goes_on_with_one(job):
     assert [text[-8:] for text in screen.texts] == ["--jobs 2", "--jobs 1"]
 
 
+def worker_that_finds_no_room_after_all_is_done(job, connection):
+    others = job.data_dir / "others"
+    try:
+        others.mkdir()
+    except FileExistsError:
+        time.sleep(5)  # the one that did everything is heard before
+        connection.send(NoRoom())
+    else:
+        connection.send(WorkerDone())
+
+
+def test_no_room_is_no_failure_once_all_is_done(job):
+    screen = Screen()
+
+    assert supervise(job, 2, screen, worker_that_finds_no_room_after_all_is_done) is None
+    assert screen.texts == []
+
+
 def test_a_device_without_room_for_one_is_told(job):
     with pytest.raises(TryAgain, match="no memory for one trial"):
         supervise(job, 2, Screen(), worker_on_a_full_device)

@@ -67,6 +67,7 @@ class _Crew(Generic[JobT]):
     work: Callable[[JobT, Connection], None]
     processes: dict[Connection, BaseProcess] = field(default_factory=dict)
     restarts: int = 0
+    finished: bool = False
     stop: Stop | None = None
     failure: WorkerFailed | None = None
 
@@ -103,6 +104,7 @@ class _Crew(Generic[JobT]):
     def _hear(self, line: Connection, event: Event) -> None:
         match event:
             case WorkerDone():
+                self.finished = True
                 self._part(line)
             case WorkerFailed():
                 self.failure = self.failure or event
@@ -122,7 +124,7 @@ class _Crew(Generic[JobT]):
         if self.processes:
             text = f"the device has no memory for more; going on with --jobs {len(self.processes)}"
             self.screen.show(Message(text))
-        else:
+        elif not self.finished:  # nothing is left to do where one found no more work
             text = "the device has no memory for one trial; free some, then run the same command again"
             self.failure = self.failure or WorkerFailed(TryAgain.exit_code, text, "")
 
