@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
@@ -92,7 +93,9 @@ def served(place, model_uri, folder):
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model_uri,
                "--env-manager", "local", "--port", str(port), "--workers", "1"]  # fmt: skip
-    environ = os.environ | {"MLFLOW_TRACKING_URI": place.tracking_uri}
+    # MLflow looks for uvicorn on the path, where an environment that is not activated has none.
+    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+    environ = os.environ | {"MLFLOW_TRACKING_URI": place.tracking_uri, "PATH": path}
     with (folder / "serve.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
