@@ -316,8 +316,11 @@ def test_compare_shows_reproductions_of_a_store_without_a_study(store, command, 
 
     rows = json.loads(command("compare", "-f", "json", "--storage", f"sqlite:///{tmp_path}/store.db").out)
 
-    (seed,) = (row for row in rows if row["name"] == "seed-001")
-    assert (seed["test_accuracy_mean"], seed["n_seeds"]) == (pytest.approx(0.991), 2)
+    shown = {row["name"]: (row["kind"], row["test_accuracy_mean"], row["n_seeds"]) for row in rows}
+    assert shown["seed-001"] == ("seed", pytest.approx(0.991), 2)
+    assert shown["seed-001, our training"] == ("retrained", pytest.approx(0.991), 2)
+    assert shown["seed-002"] == ("seed", None, None)
+    assert "seed-002, our training" not in shown
 
 
 @pytest.mark.slow

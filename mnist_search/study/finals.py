@@ -115,7 +115,12 @@ def _both_trainings(recipe: Recipe, seed: int) -> list[Task]:
         name=recipe.name, seed=seed, architecture=recipe.architecture, training=recipe.training,
         judged="every epoch",
     )  # fmt: skip
-    return [authors, replace(authors, name=f"{recipe.name}, our training", training=TRAINING, judged="once")]
+    return [authors, replace(authors, name=under_our_training(recipe.name), training=TRAINING, judged="once")]
+
+
+def under_our_training(name: str) -> str:
+    """What a seed's network is called when it is trained our way."""
+    return f"{name}, our training"
 
 
 def series_for_finals(

@@ -14,6 +14,7 @@ SERIES = (
     ("study", "test_accuracy_mean", "our studies, test mean of several seeds", "star"),
     ("study", "val_accuracy", "our studies, validation, which the search chose by", "star-open"),
     ("seed", "test_accuracy_mean", "seeds reproduced, test mean of several seeds", "circle"),
+    ("retrained", "test_accuracy_mean", "the seeds' networks, our training", "diamond"),
     ("seed", "claimed_test_accuracy", "seeds as claimed", "circle-open"),
     ("published", "claimed_test_accuracy", "published, mostly single runs", "x-thin-open"),
 )  # fmt: skip
