@@ -124,31 +124,25 @@ def _seed_rows(recipe: Recipe, reproduced: Mapping[str, Row]) -> Iterator[Row]:
         "architecture": str(recipe.architecture),
     }
     authors = reproduced.get(recipe.name, {})
-    yield (
-        _bare()
-        | network
-        | _spread(authors)
-        | {
-            "name": recipe.name,
-            "kind": "seed",
-            "claimed_test_accuracy": recipe.claim.test_accuracy,
-            "best_epoch": authors.get("best_epoch"),
-            "epochs": recipe.training.epochs,
-            "claim": recipe.claim.wording,
-        }
-    )
+    yield _bare() | {
+        "name": recipe.name,
+        "kind": "seed",
+        **network,
+        **_spread(authors),
+        "claimed_test_accuracy": recipe.claim.test_accuracy,
+        "best_epoch": authors.get("best_epoch"),
+        "epochs": recipe.training.epochs,
+        "claim": recipe.claim.wording,
+    }
     name = under_our_training(recipe.name)
     if ours := reproduced.get(name):
-        yield (
-            _bare()
-            | network
-            | _spread(ours)
-            | {
-                "name": name,
-                "kind": "retrained",
-                "epochs": ours["epochs"],
-            }
-        )
+        yield _bare() | {
+            "name": name,
+            "kind": "retrained",
+            **network,
+            **_spread(ours),
+            "epochs": ours["epochs"],
+        }
 
 
 def _study_row(facts: StudyFacts, storage: str) -> Row:
