@@ -29,7 +29,7 @@ PERCENT = {
     "high",
     "worst",
 }
-GROUPED = {"num_params", "parameters", "budget", "multiply_adds", "smallest", "largest"}
+GROUPED = {"num_params", "parameters", "parameters_on_card", "budget", "multiply_adds", "smallest", "largest"}
 
 
 def print_rows(rows: Sequence[Row], how: Format, columns: Sequence[str]) -> None:
