@@ -48,15 +48,20 @@ def enqueue_plans(ledger: Ledger) -> None:
 def known_plans(experiment: Experiment) -> list[dict[str, Any]]:
     """The plan of the best published networks and the seeds', filled, with our own training."""
     plans = [ours.PLAN, *(recipe.genes for recipe in SEEDS.values() if recipe.genes)]
-    fill = experiment.parameter_budget.fill
-    return [fill(nearest(experiment, {**plan, **ours.TRAINING_GENES})) for plan in plans]
+    return [filled(experiment, {**plan, **ours.TRAINING_GENES}) for plan in plans]
 
 
 def enqueue_best(ledger: Ledger, smaller: StudyFacts) -> None:
     """Put the best of a smaller budget first, their widths scaled to fill this one."""
-    fill = ledger.experiment.parameter_budget.fill
     for trial in smaller.ranked[:CARRIED_UP]:
-        ledger.enqueue(fill(nearest(ledger.experiment, trial.genes)))
+        ledger.enqueue(filled(ledger.experiment, trial.genes))
+
+
+def filled(experiment: Experiment, genes: Mapping[str, Any]) -> dict[str, Any]:
+    """The given genes with widths of the same proportions that fill the budget."""
+    # Bounds are kept by the filling: clipped to them before, wide plans would lose their shape.
+    shape = {name: genes[name] for name in experiment.space.width_genes if name in genes}
+    return experiment.parameter_budget.fill(nearest(experiment, genes) | shape)
 
 
 def nearest(experiment: Experiment, genes: Mapping[str, Any]) -> dict[str, Any]:
