@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from experiments import SEEDS, Experiment, ours
 from mnist_search.errors import UsageError
 from mnist_search.study.ledger import Ledger
-from mnist_search.study.warm import enqueue_best, enqueue_plans, enqueue_seeds, nearest
+from mnist_search.study.warm import enqueue_best, enqueue_plans, enqueue_seeds, known_plans, nearest
 from search_space import SearchSpace
 
 
@@ -71,8 +71,17 @@ def test_known_plans_fill_the_budget_and_are_put_first_once(store, budget):
     assert len(ledger.study.trials) == 1 + sum(bool(seed.genes) for seed in SEEDS.values()) == 5
     for _ in range(5):
         config = ledger.experiment.space.suggest(ledger.claim().trial)
-        assert 0.7 * budget < config.architecture.num_params() <= budget
+        assert 0.85 * budget < config.architecture.num_params() <= budget
         assert config.training == ours.TRAINING
+
+
+def test_a_plan_keeps_its_proportions_where_the_bounds_are_narrower_than_it(store):
+    experiment = ledger_of(store, 1000).experiment
+    assert experiment.space.width == (2, 11)
+
+    network = experiment.space.architecture(known_plans(experiment)[0])
+
+    assert str(network) == "2v-5v-P-2x1-4v-5v-6v-G-fc16-fc10"  # of 8-16, 8, 12-16-20
 
 
 def test_a_study_that_has_begun_is_left_as_it_is(store):
