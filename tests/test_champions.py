@@ -10,6 +10,7 @@ import venv
 from importlib.metadata import distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mnist_search import artefact
@@ -55,6 +56,20 @@ def test_a_champion_verifies(command, test_images, folder, name):
     assert verified.code == 0, verified.err
     told = json.loads(verified.out)
     assert told["test_accuracy"] == pytest.approx(told["test_accuracy_on_card"], abs=1.01e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", CHAMPIONS, ids=lambda folder: folder.name)
+def test_every_format_answers_as_the_trained_network_does_on_all_test_images(test_images, folder):
+    images = files.read_test(test_images)[0].reshape(-1, 1, 28, 28)
+    pixels = images.astype(np.float32) / 255
+    trained = artefact.read(folder / "model.safetensors").logits(pixels)
+
+    assert len(trained) == 10_000
+    for name in ("model.pt2", "model.onnx"):
+        logits = artefact.read(folder / name).logits(pixels)
+        assert np.abs(logits - trained).max() < 1e-4
+        assert (logits.argmax(1) == trained.argmax(1)).all()
 
 
 def bare_environment(folder: Path) -> Path:
