@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -44,6 +45,17 @@ def test_a_champion_fits_its_budget_and_has_its_evidence(folder):
         assert (folder / name).stat().st_size < 300_000
         assert artefact.read(folder / name).parameters in {None, card["parameters"]}
     assert f"{card['parameters']:,} learned parameters" in (folder / "card.md").read_text()
+
+
+def test_the_leaderboard_of_the_log_is_written_from_the_store_beside_it(command, tmp_path):
+    log = FOLDER.parent / "README.md"
+    shutil.copy(FOLDER.parent / "measured" / "studies.db", tmp_path / "mnist-search.db")
+    shutil.copy(log, tmp_path / "log.md")
+
+    written = command("leaderboard", "log.md")
+
+    assert written.code == 0, written.err
+    assert (tmp_path / "log.md").read_text() == log.read_text()
 
 
 @pytest.mark.slow
