@@ -45,14 +45,16 @@ def networks_figure(rows: Sequence[Row]) -> Any:
                 **_points(ours, measure), mode="lines", name="our front", line={"shape": "hv", "dash": "dot"}
             )
             break
-    for budget in sorted({row["budget"] for row in rows if row["budget"]}):
+    for place, budget in enumerate(sorted({row["budget"] for row in rows if row["budget"]})):
         figure.add_vline(budget, line_dash="dash")
+        # Annotations, unlike lines, are placed by the logarithm; three levels keep near ones apart.
         figure.add_annotation(
-            x=log10(budget), y=1, yref="paper", yanchor="bottom", text=f"budget {budget:,}", showarrow=False
-        )  # plotly places annotations, unlike lines, by the logarithm
+            x=log10(budget), y=1, yref="paper", yanchor="bottom", yshift=15 * (place % 3),
+            text=f"budget {budget:,}", showarrow=False,
+        )  # fmt: skip
     figure.update_layout(
         xaxis={"title": "parameters", "type": "log"}, yaxis_title="accuracy, %", height=650,
-        legend={"orientation": "h", "y": -0.15}, margin={"t": 40},
+        legend={"orientation": "h", "y": -0.15}, margin={"t": 65},
     )  # fmt: skip
     return figure
 
