@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from optuna.trial import TrialState
@@ -10,7 +11,8 @@ from optuna.trial import TrialState
 from experiments import SEEDS, Experiment, ours
 from mnist_search.errors import UsageError
 from mnist_search.study.ledger import Ledger
-from mnist_search.study.warm import enqueue_best, enqueue_plans, enqueue_seeds, known_plans, nearest
+from mnist_search.study.lessons import lessons, nearest, taught
+from mnist_search.study.warm import enqueue_best, enqueue_plans, enqueue_seeds, known_plans
 from search_space import SearchSpace
 
 
@@ -178,3 +180,60 @@ def test_a_ladder_searches_one_budget_after_the_other(command, mnist_dir):
     assert done.err.index("study budget-1500") < done.err.index("study budget-3000")
     rows = json.loads(command("studies", "--format", "json").out)
     assert [(row["study"], row["trials_done"]) for row in rows] == [("budget-1500", 2), ("budget-3000", 2)]
+
+
+def complete(ledger, accuracies):
+    """Settle as many trials as there are accuracies; those that wait come first."""
+    for accuracy in accuracies:
+        claim = ledger.claim()
+        ledger.experiment.space.suggest(claim.trial)
+        curve = {"curve": [{"val_accuracy": accuracy, "val_loss": 0}]}
+        ledger.settle(claim, TrialState.COMPLETE, accuracy, left=curve)
+
+
+def test_a_budget_learns_from_every_complete_trial_of_the_smaller_ones(store):
+    ledgers = [ledger_of(store, budget, target=20) for budget in (1000, 2000, 4000)]
+    for ledger, trials in zip(ledgers, (3, 2, 0), strict=True):
+        complete(ledger, [0.9 + 0.01 * i for i in range(trials)])
+    for smaller, larger in pairwise(ledgers):
+        enqueue_best(larger, smaller.facts())
+    largest = ledgers[-1]
+
+    known = lessons(store, largest.study, largest.experiment)
+
+    assert [[trial.value for trial in trials] for trials in known] == [[0.9, 0.91], [0.9, 0.91, 0.92]]
+    budget = largest.experiment.parameter_budget
+    assert all(0.7 * 4000 < budget.count(t.params) <= 4000 for trials in known for t in trials)
+    assert lessons(store, ledgers[0].study, ledgers[0].experiment) == []
+
+
+def test_what_is_known_of_a_smaller_budget_is_ranked_beside_our_own(store):
+    small, large = ledger_of(store, 2000, target=3), ledger_of(store, 4000, target=9)
+    complete(small, [0.90, 0.92, 0.91])
+    enqueue_best(large, small.facts())
+    complete(large, [0.95, 0.97])
+
+    memory, trial = taught(large.study, lessons(store, large.study, large.experiment))
+
+    assert [t.value for t in memory.trials[:-1]] == pytest.approx([0.95, 0.97, 0.96, 0.95, 0.97])
+    assert (memory.trials[-1].number, trial.state) == (trial.number, TrialState.RUNNING)
+
+
+def test_proposals_are_other_ones_once_a_smaller_budget_is_known(store):
+    small = ledger_of(store, 2000, target=12)
+    complete(small, [0.9 + 0.001 * i for i in range(12)])
+    knowing, *blank = (ledger_of(store, budget, target=9) for budget in (4000, 4001, 4002))
+    knowing.learn_from(small.name)
+
+    genes, *others = (ledger.claim().trial.params for ledger in (knowing, *blank))
+
+    assert knowing.experiment.parameter_budget.fits(genes)
+    assert others[0]["adamw_lr"] == others[1]["adamw_lr"] != genes["adamw_lr"]
+    assert len(knowing.study.trials) == 1
+
+
+def test_a_smaller_study_that_is_gone_teaches_nothing(store):
+    large = ledger_of(store, 4000, target=9)
+    large.learn_from("gone")
+
+    assert large.claim() is not None

@@ -25,8 +25,8 @@ def enqueue(
     if (recipe is None) == (trial is None):
         raise UsageError("enqueue takes either --recipe NAME or --trial NUMBER, with --from STUDY if need be")
     from mnist_search.study.ledger import Ledger  # Optuna
+    from mnist_search.study.lessons import nearest
     from mnist_search.study.store import Store
-    from mnist_search.study.warm import nearest
 
     genes = _genes_of_recipe(recipe) if recipe else _genes_of_trial(storage, source or study, trial or 0)
     ledger = Ledger.open(Store.open(storage, write=True), study)

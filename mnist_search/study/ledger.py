@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -22,6 +23,7 @@ from experiments import Experiment
 from mnist_search.errors import StudyConflict, UnusableConfiguration, UsageError
 from mnist_search.facts import StudyFacts
 from mnist_search.study import leases, reading
+from mnist_search.study.lessons import SMALLER, Lessons, lessons
 from mnist_search.study.pruners import pruner_for
 from mnist_search.study.reading import EXPERIMENT, TARGET, UID
 from mnist_search.study.samplers import sampler_for_trial
@@ -121,6 +123,14 @@ class Ledger:
         if target > self.target:
             self.study.set_user_attr(TARGET, target)
 
+    def learn_from(self, smaller: str) -> None:
+        """Propose by what the study of a smaller budget has found, too."""
+        self.study.set_user_attr(SMALLER, smaller)
+
+    @cached_property
+    def _lessons(self) -> Lessons:
+        return lessons(self._store, self.study, self.experiment)
+
     def facts(self) -> StudyFacts:
         """The study as it stands."""
         return reading.study_facts(self._store, self.study)
@@ -183,7 +193,7 @@ class Ledger:
 
     def _choose_genes(self, trial: Trial) -> None:
         """Let the sampler fill in every gene; those of an earlier attempt stay."""
-        sampler = sampler_for_trial(self.experiment, trial.number)
+        sampler = sampler_for_trial(self.experiment, trial.number, self._lessons)
         self.study.sampler = sampler
         self.experiment.space.suggest(trial)
         if sampler.rejected:

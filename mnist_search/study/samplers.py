@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments import Experiment
 from mnist_search.errors import UsageError
+from mnist_search.study.lessons import Lessons, taught
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True),
@@ -61,6 +62,7 @@ class BudgetSampler(BaseSampler):
         space: every gene that the judgement needs.
         fits: judges a full set of genes.
         joint: what the wrapped sampler models jointly; by default it finds out from the trials.
+        known: trials of smaller budgets that the wrapped sampler learns from, too.
         adjust: changes every proposal before it is judged, such as filling the budget.
         repair: makes a proposal fit when ``max_draws`` in a row did not.
         max_draws: proposals of the wrapped sampler before ``repair`` takes over.
@@ -76,6 +78,7 @@ class BudgetSampler(BaseSampler):
         fits: Callable[[Mapping[str, Any]], bool],
         *,
         joint: Mapping[str, BaseDistribution] | None = None,
+        known: Lessons = (),
         adjust: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
         repair: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
         max_draws: int = 100,
@@ -84,6 +87,7 @@ class BudgetSampler(BaseSampler):
         self._space = dict(space)
         self._fits = fits
         self._joint = joint
+        self._known = known
         self._adjust = adjust
         self._repair = repair
         self._max_draws = max_draws
@@ -110,6 +114,8 @@ class BudgetSampler(BaseSampler):
         if self._space and self._space.keys() <= known.keys():
             return {}
         joint = {n: d for n, d in search_space.items() if n not in self._independent}
+        if self._known:
+            study, trial = taught(study, self._known)
         for _ in range(self._max_draws):
             genes = self._propose(study, trial, joint) | known
             adjusted = self._adjust(genes) | known
@@ -164,12 +170,13 @@ def check_sampler(name: str) -> None:
         raise UsageError(f"no sampler {name!r}; --sampler takes {', '.join(SAMPLERS)}")
 
 
-def sampler_for_trial(experiment: Experiment, number: int) -> BudgetSampler:
+def sampler_for_trial(experiment: Experiment, number: int, known: Lessons = ()) -> BudgetSampler:
     """The sampler of one trial.
 
     Each trial has a sampler of its own, seeded by the study's seed and the trial's number, so
     that a study that was interrupted makes the proposals of one that was not. What a sampler
-    learns it reads from the store. QMC keeps one seed: its points form one sequence.
+    learns it reads from the store, and from ``known``, the trials of smaller budgets, if it is
+    TPE: others keep notes on their trials. QMC keeps one seed: its points form one sequence.
     """
     check_sampler(experiment.sampler)
     name, budget = experiment.sampler, experiment.parameter_budget
@@ -179,6 +186,7 @@ def sampler_for_trial(experiment: Experiment, number: int) -> BudgetSampler:
         genes,
         budget.fits,
         joint=dict(sorted(genes.items())) if name in JOINT else None,
+        known=known if name in JOINT else (),
         adjust=budget.fill if experiment.fill else dict,
         repair=budget.fill,
         max_draws=4 if name in COSTLY_DRAWS else 100,
