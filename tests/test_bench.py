@@ -15,7 +15,7 @@ import torch
 from optuna.pruners import MedianPruner, NopPruner
 
 from experiments import SEEDS
-from mnist_search.bench import pruning, reference, searching, small
+from mnist_search.bench import claims, pruning, reference, searching, small
 from mnist_search.bench.lines import append
 from mnist_search.bench.plain_optuna import plain_study
 from mnist_search.bench.rows import ratio, row
@@ -69,15 +69,43 @@ def test_the_seeds_loop_sees_normalised_pixels(digits):
 
 @pytest.mark.parametrize("loader_processes", [0, 1])
 def test_the_seeds_loop_learns_and_counts_its_images(digits, loader_processes):
-    losses: list[float] = []
+    told: list[tuple[float, float]] = []
     few = Digits(digits.images[::5], digits.labels[::5])
     seed = SEEDS["seed-001"]
     recipe = replace(seed, training=replace(seed.training, batch_size=100))
 
-    steps = list(seed_loop(recipe, few, loader_processes, losses.append))
+    steps = list(seed_loop(recipe, few, loader_processes, lambda *step: told.append(step), epochs=2))
 
-    assert steps == [100] * 10
-    assert losses[-1] < losses[0]
+    assert steps == [100] * 20
+    assert told[-1][0] < told[0][0]
+    assert told[-1][1] > told[9][1]  # the second epoch's accuracy is its own, and higher
+
+
+def test_a_claim_is_looked_into_from_both_sides(digits):
+    few = Digits(digits.images[::5], digits.labels[::5])
+    told = claims.variants()["seed-003, no dropout, no augmentation"]
+    short = replace(told, recipe=replace(told.recipe, training=replace(told.recipe.training, epochs=3)))
+
+    ours, theirs = claims.came_to(short, few), claims.came_to(replace(short, by_hand=True), few)
+
+    assert [len(ours["curve"]), len(theirs["curve"])] == [3, 2]
+    for curve in (ours["curve"], theirs["curve"]):
+        assert 0 < curve[0]["train_accuracy"] < curve[-1]["train_accuracy"] <= 1
+        assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    assert ours["plain_accuracy"] > ours["curve"][0]["train_accuracy"]
+    assert ours["plain_loss"] < ours["curve"][0]["train_loss"]
+
+
+def test_claims_change_one_thing_at_a_time():
+    variants = claims.variants()
+    told = {name: SEEDS[name] for name in ("seed-000", "seed-003")}
+
+    changed = variants["seed-000, 7 degrees"].recipe.training
+    assert replace(changed, augmentation=told["seed-000"].training.augmentation) == told["seed-000"].training
+    assert variants["seed-003, no dropout"].recipe.training == told["seed-003"].training
+    assert {name for name, variant in variants.items() if variant.recipe in told.values()} == {
+        "seed-000", "seed-000, the seeds' loop", "seed-003",
+    }  # fmt: skip
 
 
 def test_a_steady_rate_leaves_the_warm_up_out():

@@ -56,7 +56,7 @@ def _logged_epoch(recipe: Recipe, train: Digits, device: str) -> float:
 
     losses: list[float] = []
 
-    def log(loss: float) -> None:
+    def log(loss: float, _: float) -> None:
         losses.append(loss)
         mlflow.log_metric("train_loss", loss, step=len(losses))
 

@@ -65,17 +65,19 @@ def seed_loop(
     recipe: Recipe,
     digits: Digits,
     loader_processes: int,
-    on_step: Callable[[float], None] = lambda _: None,
+    on_step: Callable[[float, float], None] = lambda *_: None,
     device: str = "cpu",
+    epochs: int = 1,
 ) -> Iterator[int]:
-    """Train ``recipe`` for one epoch as its author does; yields the images of each step.
+    """Train ``recipe`` as its author does; yields the images of each step.
 
     Args:
         recipe: the network with its training.
         digits: images to learn from.
         loader_processes: ``num_workers`` of the ``DataLoader``.
-        on_step: told of every step's loss.
+        on_step: told of every step's loss and of the accuracy of the epoch so far.
         device: where the network is; images are made on the CPU and sent there.
+        epochs: at a constant learning rate.
     """
     how = recipe.training
     loader = DataLoader(
@@ -89,20 +91,21 @@ def seed_loop(
     network = nn.Sequential(*modules(recipe.architecture, TORCH)).to(device)
     optimizer = _optimizer(network, how.optimizer)
     network.train()
-    correct = seen = 0
-    with tqdm(loader, file=io.StringIO()) as bar:  # its work counts, its picture does not
-        for batch in bar:
-            images, labels = (part.to(device) for part in batch)
-            optimizer.zero_grad()
-            logits = network(images)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-            optimizer.step()
-            correct += logits.argmax(dim=1).eq(labels).sum().item()
-            seen += len(labels)
-            bar.set_description(f"loss={loss.item():.4f} accuracy={100 * correct / seen:.2f}")
-            on_step(loss.item())
-            yield len(labels)
+    for _ in range(epochs):
+        correct = seen = 0
+        with tqdm(loader, file=io.StringIO()) as bar:  # its work counts, its picture does not
+            for batch in bar:
+                images, labels = (part.to(device) for part in batch)
+                optimizer.zero_grad()
+                logits = network(images)
+                loss = F.cross_entropy(logits, labels)
+                loss.backward()
+                optimizer.step()
+                correct += logits.argmax(dim=1).eq(labels).sum().item()
+                seen += len(labels)
+                bar.set_description(f"loss={loss.item():.4f} accuracy={100 * correct / seen:.2f}")
+                on_step(loss.item(), correct / seen)
+                yield len(labels)
 
 
 def _optimizer(network: nn.Module, how: Optimizer) -> torch.optim.Optimizer:
