@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mnist_search.tracking import KnownRun
+from mnist_search.training.step import WARM_UP
 
 
 @dataclass
@@ -92,3 +95,32 @@ class Overheard(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.add(func.name())
         return func(*args, **(kwargs or {}))
+
+
+class Replayed:
+    """What a CUDA graph does, on any device: the kernels of one step, replayed with their constants."""
+
+    def __init__(self, step):
+        self._step = step
+        self._calls = 0
+        self._kernels = None
+
+    def __call__(self, batch):
+        self._calls += 1
+        self._step.optimizer.read()
+        if self._calls <= WARM_UP:
+            return self._step(batch)
+        if self._kernels is None:
+            return self._record(batch)
+        with torch.no_grad():  # the kernels of the backward pass are among them
+            return self._kernels(batch)
+
+    def _record(self, batch):
+        results = []
+
+        def function(batch):
+            results.append(self._step(batch))
+            return results[0]
+
+        self._kernels = make_fx(function)(batch)  # runs it too, where CUDA would not
+        return results[0]

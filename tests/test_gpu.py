@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from experiments import SEEDS
+from mnist_search.training.average import WeightAverage
 from mnist_search.training.device import describe_device, resolve_device
 from mnist_search.training.digits import Split
 from mnist_search.training.dropout import MaskStrip, StripDropout
 from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, evaluate, fit
 from mnist_search.training.model import TORCH, build
-from mnist_search.training.optim import LearningRate, make_optimizer
+from mnist_search.training.optim import LearningRate
 from mnist_search.training.probe import fastest_way, ways
-from mnist_search.training.step import TrainStep, Way
+from mnist_search.training.step import WARM_UP, Recorded, TrainStep, Way
 from search_space import TrainingConfig
 from search_space.training import SGD, Adam, Augmentation, OneCycle
 
@@ -70,9 +71,9 @@ def losses_of(on_gpu, way):
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    optimizer = make_optimizer(network.train().parameters(), EXACT.optimizer)
-    rate = LearningRate(optimizer, EXACT.schedule, epochs=1, steps_per_epoch=30)
-    step = TrainStep(network, optimizer, on_gpu.train, EXACT, way)
+    eager = TrainStep(network.train(), on_gpu.train, EXACT, way)
+    step = Recorded(eager) if way.graph else eager
+    rate = LearningRate(eager.optimizer, EXACT.schedule, epochs=1, steps_per_epoch=30)
     losses = []
     for batch in torch.arange(1500, device="cuda").remainder(1000).split(50):
         losses.append(step(batch)[0].item())
@@ -96,10 +97,11 @@ def test_no_step_waits_for_the_gpu(on_gpu, way):
         augmentation=Augmentation.of_strength(0.5), ema_decay=0.9,
     )  # fmt: skip
     network = build(SEEDS["seed-001"].architecture, 0).cuda().to(memory_format=way.memory_format).train()
-    optimizer = make_optimizer(network.parameters(), config.optimizer)
-    step = TrainStep(network, optimizer, on_gpu.train, config, way)
+    eager = TrainStep(network, on_gpu.train, config, way, WeightAverage(network, 0.9))
+    step = Recorded(eager) if way.graph else eager
     batches = torch.arange(1000, device="cuda").split(50)
-    step(batches[0])  # libraries load what they need, a graph is recorded
+    for batch in batches[: WARM_UP + 1]:  # libraries load what they need, a graph is recorded
+        step(batch)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
-from fakes import Overheard
+from fakes import Overheard, Replayed
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments import SEEDS
 from mnist_search.errors import UnusableConfiguration
 from mnist_search.training.average import WeightAverage
+from mnist_search.training.capturable import Capturable
 from mnist_search.training.device import CPU
 from mnist_search.training.digits import Digits
 from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, fit
 from mnist_search.training.model import TORCH, Network, build
 from mnist_search.training.optim import LearningRate, make_optimizer
 from mnist_search.training.probe import fastest_way, measure, ways
-from mnist_search.training.step import LossWatch, TrainStep, Way
+from mnist_search.training.step import LossWatch, Recorded, TrainStep, Way
 from search_space import TrainingConfig
 from search_space.training import SGD, Adam, Augmentation, OneCycle
 
@@ -33,22 +35,91 @@ CONFIG = TrainingConfig(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("optimizer", [SGD(0.05), Adam(0.01, decoupled=True)])
-def test_no_step_waits_for_the_device(small_split, optimizer):
-    network = build(SEEDS["seed-001"].architecture, 0, TORCH)
-    torch_optimizer = make_optimizer(network.parameters(), optimizer)
-    step = TrainStep(network, torch_optimizer, small_split.train, CONFIG, Way("bf16"))
-    rate = LearningRate(torch_optimizer, CONFIG.schedule, epochs=2, steps_per_epoch=20)
-    average = WeightAverage(network, 0.9)
+OPTIMIZERS = [
+    SGD(0.05), SGD(0.1, weight_decay=1e-3, nesterov=True),
+    Adam(0.01, weight_decay=1e-3), Adam(0.01, weight_decay=0.05, decoupled=True),
+]  # fmt: skip
+
+
+class Training:
+    """Steps of a training with a one-cycle schedule and an average, as they are or recorded."""
+
+    def __init__(self, train, optimizer, way, *, recorded=False):
+        self.network = build(SEEDS["seed-001"].architecture, 0, TORCH)
+        self.average = WeightAverage(self.network, 0.9)
+        how = replace(CONFIG, optimizer=optimizer)
+        self.eager = TrainStep(self.network, train, how, way, self.average)
+        self.rate = LearningRate(self.eager.optimizer, how.schedule, epochs=1, steps_per_epoch=20)
+        self.step = Replayed(self.eager) if recorded else self.eager
+
+    def losses(self, steps=20):
+        """Of ``steps`` steps, as the device has them."""
+        torch.manual_seed(0)
+        found = []
+        for batch in torch.arange(50 * steps).split(50):
+            if isinstance(self.eager.optimizer, Capturable):
+                self.eager.optimizer.read()
+            found.append(self.step(batch % 1000)[0].clone())
+            self.rate.after_step()
+        return found
+
+
+@pytest.mark.parametrize("way", [Way("bf16"), Way("bf16", graph=True)], ids=str)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_no_step_waits_for_the_device(small_split, optimizer, way):
+    training = Training(small_split.train, optimizer, way)
 
     with Overheard() as operations:
-        for start in (0, 50):
-            step(torch.arange(start, start + 50))
-            rate.after_step()
-            average.update(network)
+        training.losses(steps=2)
 
     assert "aten::convolution_backward" in operations.names
     assert not operations.names & ONE_BY_ONE
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_that_is_recorded_once_and_replayed_is_the_step(small_split, optimizer):
+    """Schedule, augmentation, dropout and average go on; a recording that froze one would part."""
+    eager = Training(small_split.train, optimizer, Way(graph=True))
+    recorded = Training(small_split.train, optimizer, Way(graph=True), recorded=True)
+
+    losses, again = eager.losses(), recorded.losses()
+
+    assert again == losses
+    assert len({loss.item() for loss in losses}) == len(losses)
+    ours, theirs = recorded.average.module.state_dict(), eager.average.module.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_step_that_a_graph_would_freeze_is_not_recorded(small_split):
+    with pytest.raises(TypeError, match="would keep this optimizer's learning rate"):
+        Recorded(Training(small_split.train, SGD(0.05), Way()).eager)
+
+
+@pytest.mark.parametrize("how", OPTIMIZERS)
+def test_a_capturable_update_is_torch_s_own(how):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 20, generator=generator)
+    slopes = torch.randn(40, 2, 20, generator=generator)
+
+    torch_s, ours = (path_of(start, slopes, how, capturable) for capturable in (False, True))
+
+    torch.testing.assert_close(ours, torch_s)
+    assert (torch_s - start).abs().min() > 0
+
+
+def path_of(start, slopes, how, capturable):
+    """Where weights come to by these gradients, under a one-cycle schedule."""
+    weights = [torch.nn.Parameter(row.clone()) for row in start]
+    optimizer = make_optimizer(weights, how, capturable=capturable)
+    rate = LearningRate(optimizer, OneCycle(), epochs=1, steps_per_epoch=len(slopes))
+    for slope in slopes:
+        for weight, gradient in zip(weights, slope, strict=True):
+            weight.grad = gradient.clone()
+        if capturable:
+            optimizer.read()
+        optimizer.step()
+        rate.after_step()
+    return torch.stack(weights).detach()
 
 
 @pytest.mark.parametrize("name", SEEDS)
@@ -58,8 +129,7 @@ def test_everything_of_a_forward_pass_lies_on_the_device(name):
     with FakeTensorMode(), torch.device("cuda"):
         network = Network(recipe.architecture)
         train = Digits(torch.empty(200, 1, 28, 28, dtype=torch.uint8), torch.empty(200, dtype=torch.int64))
-        optimizer = make_optimizer(network.parameters(), recipe.training.optimizer)
-        step = TrainStep(network, optimizer, train, recipe.training, Way())
+        step = TrainStep(network, train, recipe.training, Way())
 
         loss, right = step.forward(torch.empty(128, dtype=torch.int64))
 

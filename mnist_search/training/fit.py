@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mnist_search.training.average import WeightAverage
 from mnist_search.training.digits import Digits
-from mnist_search.training.optim import LearningRate, make_optimizer
-from mnist_search.training.step import LossWatch, TrainStep, Way
+from mnist_search.training.optim import LearningRate
+from mnist_search.training.step import LossWatch, Recorded, TrainStep, Way
 from search_space import TrainingConfig
 
 PLAIN = Way()
@@ -98,16 +98,14 @@ def fit(
     network.to(device).to(memory_format=way.memory_format)
     batch_size = min(config.batch_size, len(train))
     steps = len(train) // batch_size
-    optimizer = make_optimizer(network.parameters(), config.optimizer)
-    rate = LearningRate(optimizer, config.schedule, config.epochs, steps)
     average = WeightAverage(network, config.ema_decay) if config.ema_decay is not None else None
-    update = TrainStep(network, optimizer, train, config, way)
+    eager = TrainStep(network, train, config, way, average)
+    update = Recorded(eager) if way.graph else eager
+    rate = LearningRate(eager.optimizer, config.schedule, config.epochs, steps)
 
     def step(batch: Tensor) -> Tensor:
         result = update(batch)
         rate.after_step()
-        if average:
-            average.update(network)
         return result
 
     for epoch in range(1, config.epochs + 1):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from mnist_search.training.capturable import CapturableAdam, CapturableSGD
 from search_space.training import (
     SGD,
     Adam,
@@ -21,14 +22,20 @@ from search_space.training import (
 )
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], how: Optimizer) -> torch.optim.Optimizer:
-    """The optimizer as one fused kernel where torch has one."""
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], how: Optimizer, *, capturable: bool = False
+) -> torch.optim.Optimizer:
+    """An optimizer of torch's as one fused kernel, or one that a CUDA graph can record with its schedule."""
     match how:
         case SGD(lr, momentum, nesterov, decay):
+            if capturable:
+                return CapturableSGD(parameters, lr, momentum, decay, nesterov=nesterov)
             return torch.optim.SGD(
                 parameters, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=True
             )
         case Adam(lr, decay, decoupled):
+            if capturable:
+                return CapturableAdam(parameters, lr, decay, decoupled=decoupled)
             kind = torch.optim.AdamW if decoupled else torch.optim.Adam
             return kind(parameters, lr, weight_decay=decay, fused=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import TypeAlias
@@ -13,9 +14,8 @@ from mnist_search.errors import UnusableConfiguration
 from mnist_search.training.device import describe_device
 from mnist_search.training.digits import Digits
 from mnist_search.training.model import build
-from mnist_search.training.optim import make_optimizer
 from mnist_search.training.remember import cache_folder, remembered
-from mnist_search.training.step import Precision, TrainStep, Way
+from mnist_search.training.step import Precision, Recorded, TrainStep, Way
 from search_space import Architecture, TrainingConfig
 from search_space.architecture import (
     BatchNorm,
@@ -94,7 +94,7 @@ def measure(device: torch.device) -> Milliseconds:
     return took
 
 
-def _time(step: TrainStep, batch: torch.Tensor) -> float:
+def _time(step: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> float:
     started = time.perf_counter()
     for _ in range(STEPS):
         result = step(batch)
@@ -102,7 +102,9 @@ def _time(step: TrainStep, batch: torch.Tensor) -> float:
     return 1e3 * (time.perf_counter() - started) / STEPS
 
 
-def typical_step(device: torch.device, way: Way) -> tuple[TrainStep, torch.Tensor]:
+def typical_step(
+    device: torch.device, way: Way
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
     """A step of a typical network on images of noise, and a batch for it."""
     size = 128
     images = torch.randint(0, 256, (size, 1, 28, 28), dtype=torch.uint8)
@@ -111,8 +113,8 @@ def typical_step(device: torch.device, way: Way) -> tuple[TrainStep, torch.Tenso
         epochs=1, batch_size=size, optimizer=SGD(0.01), augmentation=Augmentation.of_strength(0.5)
     )
     network = build(_network(), 0).to(device).to(memory_format=way.memory_format).train()
-    optimizer = make_optimizer(network.parameters(), config.optimizer)
-    return TrainStep(network, optimizer, train, config, way), torch.arange(size, device=device)
+    step = TrainStep(network, train, config, way)
+    return Recorded(step) if way.graph else step, torch.arange(size, device=device)
 
 
 def _network() -> Architecture:

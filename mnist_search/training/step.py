@@ -11,13 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_search.training.augment import augment
+from mnist_search.training.average import WeightAverage
+from mnist_search.training.capturable import Capturable
 from mnist_search.training.digits import Digits
+from mnist_search.training.optim import make_optimizer
 from search_space import TrainingConfig
 
 Precision: TypeAlias = Literal["bf16", "fp32"]
 
 WARM_UP = 3
-"""Runs before a graph is recorded, in which libraries choose and load what they need."""
+"""Calls before a graph is recorded, as many as torch's documentation makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Way:
     Attributes:
         precision: of the forward and backward pass; weights are fp32.
         channels_last: whether the channels of a pixel lie side by side.
-        graph: whether the passes are recorded as a CUDA graph; on CUDA only.
+        graph: whether a step is recorded as a CUDA graph; on CUDA only.
     """
 
     precision: Precision = "fp32"
@@ -45,39 +48,45 @@ class Way:
 
 
 class TrainStep:
-    """An update of a network by one batch.
+    """An update of a network, and of the average of its weights, by one batch.
 
-    With a graph, index select, augmentation, forward and backward pass are one launch. The fused
-    optimizer stays outside: a recorded one would keep the momentum that it was recorded with, and
-    one-cycle schedules change it at every step. Its two launches are made while the device works.
+    Args:
+        network: on the device of ``train``.
+        train: images to learn from.
+        config: how to train; the schedule is the caller's to follow.
+        way: how to do the arithmetic.
+        average: what follows the weights.
+
+    Attributes:
+        optimizer: made for the network, and for a graph where there is to be one.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
         train: Digits,
         config: TrainingConfig,
         way: Way,
+        average: WeightAverage | None = None,
     ) -> None:
+        self.optimizer = make_optimizer(network.parameters(), config.optimizer, capturable=way.graph)
         self._network = network
-        self._optimizer = optimizer
         self._train = train
         self._config = config
         self._way = way
-        self._run = Recorded(self.passes, network) if way.graph else self.passes
+        self._average = average
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Train on these images, (B,) int64; (2,) mean loss and right answers, on the device."""
-        result = self._run(batch)
-        self._optimizer.step()
-        return result
+        """Train on these images, (B,) int64; (2,) mean loss and right answers, on the device.
 
-    def passes(self, batch: Tensor) -> Tensor:
-        """Forward and backward; gradients are new. Nothing in it asks the device for a number."""
+        Gradients are new every time, and nothing asks the device for a number.
+        """
         loss, right = self.forward(batch)
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
+        self.optimizer.step()
+        if self._average:
+            self._average.update(self._network)
         return torch.stack((loss.detach(), right))
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,40 +100,47 @@ class TrainStep:
 
 
 class Recorded:
-    """A function of one tensor, recorded as a CUDA graph at its first call and replayed ever after.
+    """A step, recorded as a CUDA graph at its fourth call and replayed ever after: one launch.
 
-    Follows torch's "whole-network capture": warm up on a stream of its own, then record. The
-    network is put back as it was, since running statistics move while it warms up.
+    Index select, augmentation, both passes, optimizer and average are in it; only the numbers of
+    the schedule are brought to the device before. Follows torch's "whole-network capture": the
+    first calls, in which libraries choose and load what they need, run on a stream of their own;
+    here they are steps of the training like any.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], network: nn.Module) -> None:
-        self._function = function
-        self._network = network
-        self._graph: torch.cuda.CUDAGraph | None = None
+    def __init__(self, step: TrainStep) -> None:
+        if not isinstance(step.optimizer, Capturable):
+            raise TypeError("a graph would keep this optimizer's learning rate: make the step for a graph")
+        self._step, self._schedule = step, step.optimizer
+        self._calls = 0
+        self._stream = torch.cuda.Stream()
+        self._graph = torch.cuda.CUDAGraph()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """What the function gives for ``x``, always in the same memory; every ``x`` is of one shape."""
-        if self._graph is None:
-            self._graph = self._record(x)
-        self._input.copy_(x)
+    def __call__(self, batch: Tensor) -> Tensor:
+        """As the step; every batch is of one size, and what replays give shares its memory."""
+        self._calls += 1
+        self._schedule.read()
+        if self._calls <= WARM_UP:
+            return self._aside(batch)
+        if self._calls == WARM_UP + 1:
+            self._record(batch)
+        self._input.copy_(batch)
         self._graph.replay()
         return self._output
 
-    def _record(self, x: Tensor) -> torch.cuda.CUDAGraph:
-        self._input = x.clone()
-        before = {name: value.clone() for name, value in self._network.state_dict().items()}
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self._function(self._input)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._network.load_state_dict(before)
-        graph = torch.cuda.CUDAGraph()
+    def _aside(self, batch: Tensor) -> Tensor:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = self._step(batch)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return result
+
+    def _record(self, batch: Tensor) -> None:
+        """Recording runs nothing: weights, optimizer and average stay as they are."""
+        self._input = batch.clone()
         # Other threads may ask CUDA things meanwhile: a lease is renewed, a run is written.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            self._output = self._function(self._input)
-        return graph
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+            self._output = self._step(self._input)
 
 
 class LossWatch:
