@@ -19,6 +19,7 @@ from mnist_search.bench import claims, pruning, reference, searching, small
 from mnist_search.bench.lines import append
 from mnist_search.bench.plain_optuna import plain_study
 from mnist_search.bench.rows import ratio, row
+from mnist_search.bench.run import effort_for
 from mnist_search.bench.seed_loop import PilDigits, seed_loop, seed_transforms, steady_rate
 from mnist_search.training.crew import Crew
 from mnist_search.training.digits import Digits
@@ -31,6 +32,7 @@ STABLE_NAMES = {
     "help.seconds",
     "seed_loop.ratio",
     "seed_loop.core_ratio",
+    "fit.epoch_seconds",
     "fit.matmul_percent",
     "logging.tax_percent",
     "parallel.ratio",
@@ -133,6 +135,12 @@ def test_the_study_by_hand_logs_every_step(mnist_dir, tmp_path):
 def test_counting_and_proposing_are_measured():
     assert 0 < small.budget_count(rounds=1).value < 10_000
     assert 0 < small.suggestion(rounds=1).value < 60_000
+
+
+def test_a_gpu_is_timed_by_whole_epochs():
+    assert effort_for("cuda", quick=False).our_steps == 50_000 // 128
+    assert effort_for("cpu", quick=False).our_steps < 100
+    assert effort_for("cuda", quick=True) == effort_for("cpu", quick=True)
 
 
 def test_a_clock_hears_every_call_and_the_run_that_one_opens():

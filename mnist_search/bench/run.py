@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -24,7 +24,8 @@ class Effort:
 
     Attributes:
         rounds: alternations of what is compared.
-        steps: timed steps of each loop and round.
+        steps: timed steps of the seeds' loop in each round.
+        our_steps: of ours.
         all_seeds: all five seeds' networks, or the second alone.
         epochs, train_images: of each trial of a timed study.
         trials_each: trials per worker of a timed study.
@@ -33,6 +34,7 @@ class Effort:
 
     rounds: int
     steps: int
+    our_steps: int
     all_seeds: bool
     epochs: int
     train_images: int
@@ -40,23 +42,37 @@ class Effort:
     keep_models: int
 
 
-FULL = Effort(rounds=3, steps=60, all_seeds=True, epochs=3, train_images=10_000, trials_each=2, keep_models=5)
-QUICK = Effort(rounds=1, steps=12, all_seeds=False, epochs=1, train_images=4000, trials_each=1, keep_models=0)
+QUICK = Effort(
+    rounds=1, steps=12, our_steps=12, all_seeds=False, epochs=1, train_images=4000, trials_each=1, keep_models=0
+)  # fmt: skip
+FULL = Effort(
+    rounds=3, steps=60, our_steps=60, all_seeds=True, epochs=3, train_images=10_000, trials_each=2, keep_models=5
+)  # fmt: skip
+FULL_ON_A_GPU = replace(FULL, rounds=2, our_steps=390, epochs=15, train_images=50_000)
+"""Whole epochs and whole trials: less is over before it can be timed."""
 
-AT_ONCE_ON_A_GPU = (1, 2, 4, 8)
+AT_ONCE_ON_A_GPU = (1, 2, 4, 8, 16)
 
 
-def measure(effort: Effort, data_dir: Path | None, device_name: str, folder: Path) -> Iterator[Row]:
+def effort_for(device: str, *, quick: bool) -> Effort:
+    """How much to measure on a device of this type."""
+    if quick:
+        return QUICK
+    return FULL_ON_A_GPU if device == "cuda" else FULL
+
+
+def measure(data_dir: Path | None, device_name: str, folder: Path, *, quick: bool) -> Iterator[Row]:
     """Every figure, as soon as it is known.
 
     Args:
-        effort: how much to measure.
         data_dir: the MNIST files; None for the cache.
         device_name: auto, cuda, mps or cpu.
         folder: an empty folder for the stores of the timed studies.
+        quick: whether to measure little.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     device, data_dir = resolve_device(device_name).type, files.find(data_dir).absolute()
+    effort = effort_for(device, quick=quick)
     cores = usable_cores()
     yield small.budget_count(effort.rounds)
     yield small.suggestion(effort.rounds)
@@ -77,8 +93,9 @@ def measure(effort: Effort, data_dir: Path | None, device_name: str, folder: Pat
         theirs.wake(images, data_dir, "cpu")
         small.make_mlflow_store(folder)  # while they wake
         loops = training.Loops(
-            ours, theirs, data_dir=data_dir, device=device, rounds=effort.rounds, steps=effort.steps
-        )
+            ours, theirs, data_dir=data_dir, device=device,
+            rounds=effort.rounds, steps=effort.steps, our_steps=effort.our_steps,
+        )  # fmt: skip
         for recipe in seeds:
             yield from loops.measure(recipe)
         speed, *rest = loops.measure_reference(reference.recipe(), beside_theirs=effort.all_seeds)

@@ -28,11 +28,11 @@ def bench(
     Ratios compare us with the seeds' own loop (torchvision transforms, DataLoader, fp32) and with
     plain Optuna around it, alternating in one run; keep the machine idle meanwhile.
     """
-    from mnist_search.bench.run import FULL, QUICK, machine, measure  # torch
+    from mnist_search.bench.run import machine, measure  # torch
 
     rows = []
     with tempfile.TemporaryDirectory(prefix="mnist-search-bench-") as folder:
-        for row in measure(QUICK if quick else FULL, data_dir, device, Path(folder)):
+        for row in measure(data_dir, device, Path(folder), quick=quick):
             typer.echo(f"{row.name:40} {row.value:10.4g} {row.unit}", err=True)
             rows.append(asdict(row))
     typer.echo(", ".join(f"{name} {value}" for name, value in machine(device).items()), err=True)
