@@ -14,7 +14,7 @@ from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, evaluate, 
 from mnist_search.training.model import TORCH, build
 from mnist_search.training.optim import LearningRate
 from mnist_search.training.probe import fastest_way, ways
-from mnist_search.training.step import WARM_UP, Recorded, TrainStep, Way
+from mnist_search.training.step import BEFORE_REPLAYS, Recorded, TrainStep, Way
 from search_space import TrainingConfig
 from search_space.training import SGD, Adam, Augmentation, OneCycle
 
@@ -100,7 +100,7 @@ def test_no_step_waits_for_the_gpu(on_gpu, way):
     eager = TrainStep(network, on_gpu.train, config, way, WeightAverage(network, 0.9))
     step = Recorded(eager) if way.graph else eager
     batches = torch.arange(1000, device="cuda").split(50)
-    for batch in batches[: WARM_UP + 1]:  # libraries load what they need, a graph is recorded
+    for batch in batches[:BEFORE_REPLAYS]:  # libraries load what they need, a graph is recorded
         step(batch)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -15,7 +15,7 @@ from mnist_search.training.device import describe_device
 from mnist_search.training.digits import Digits
 from mnist_search.training.model import build
 from mnist_search.training.remember import cache_folder, remembered
-from mnist_search.training.step import Precision, Recorded, TrainStep, Way
+from mnist_search.training.step import BEFORE_REPLAYS, Precision, Recorded, TrainStep, Way
 from search_space import Architecture, TrainingConfig
 from search_space.architecture import (
     BatchNorm,
@@ -80,7 +80,7 @@ def measure(device: torch.device) -> Milliseconds:
     for way in ways(device):
         try:
             step, batch = typical_step(device, way)
-            for _ in range(WARM_UP):
+            for _ in range(BEFORE_REPLAYS if way.graph else WARM_UP):
                 step(batch)
         except torch.OutOfMemoryError:
             raise

@@ -22,6 +22,9 @@ Precision: TypeAlias = Literal["bf16", "fp32"]
 WARM_UP = 3
 """Calls before a graph is recorded, as many as torch's documentation makes."""
 
+BEFORE_REPLAYS = WARM_UP + 1
+"""Calls that take longer than those after them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
