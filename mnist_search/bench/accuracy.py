@@ -9,10 +9,11 @@ the same. Run one part a core, as often as it takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -28,11 +29,14 @@ from mnist_search.training.probe import fastest_way
 from mnist_search.training.step import Way
 
 RECIPES = ("seed-001", "seed-000")
-RUNS = 5
+LATE = 5
+"""Last epochs that are averaged: at a constant learning rate the last one alone is noisy."""
 
 
 def train(
     out: Path,
+    recipe: Annotated[list[str], typer.Option(help="Which seeds' recipes.")] = list(RECIPES),  # noqa: B006
+    runs: Annotated[int, typer.Option(min=1, help="Trainings of each, either way.")] = 5,
     part: PartOption = 0,
     parts: PartsOption = 1,
     data_dir: DataOption = None,
@@ -42,7 +46,7 @@ def train(
     use_one_thread()
     folder = files.find(data_dir)
     known = {(line["recipe"], line["seed"], line["fast"]) for line in read(out)}
-    for number, (seed, name) in enumerate(product(range(RUNS), RECIPES)):
+    for number, (seed, name) in enumerate(product(range(runs), recipe)):
         for fast in (True, False):
             if number % parts != part or (name, seed, fast) in known:
                 continue
@@ -57,8 +61,11 @@ def _run(recipe: Recipe, seed: int, folder: Path, device: str, *, fast: bool) ->
     network = build(recipe.architecture, seed, None if fast else TORCH)
     where = resolve_device(device)
     data, way = images(folder, where.type), fastest_way(where) if fast else Way("fp32", channels_last=False)
-    *_, last = fit(network, data.train, data.val, recipe.training, seed=seed, way=way)
+    records = list(fit(network, data.train, data.val, recipe.training, seed=seed, way=way))
+    last = records[-1]
     return {
+        "val_accuracies": [record.val_accuracy for record in records],
+        "train_losses": [record.train_loss for record in records],
         "val_accuracy": last.val_accuracy,
         "val_loss": last.val_loss,
         "samples_per_second": last.samples_per_second,
@@ -66,24 +73,33 @@ def _run(recipe: Recipe, seed: int, folder: Path, device: str, *, fast: bool) ->
 
 
 def report(out: Path) -> None:
-    """Print mean and standard deviation of the last epoch's validation accuracy, and the difference."""
+    """Print accuracies on validation, the fast way and the plain, and their difference."""
     lines = read(out)
-    typer.echo("| recipe | runs | fast, mean (sd) | plain fp32, mean (sd) | difference | standard error |")
-    typer.echo("|---|--:|--:|--:|--:|--:|")
+    typer.echo("| recipe | validation accuracy | runs | fast, mean (sd) | plain fp32, mean (sd) | difference | "
+               "standard error |\n|---|---|--:|--:|--:|--:|--:|")  # fmt: skip
     for name in RECIPES:
-        of = {
-            fast: {
-                n["seed"]: 100 * n["val_accuracy"] for n in lines if n["recipe"] == name and n["fast"] is fast
-            }
-            for fast in (True, False)
-        }
-        both = sorted(of[True].keys() & of[False].keys())
-        ours, plain = ([of[fast][seed] for seed in both] for fast in (True, False))
-        error = ((stdev(ours) ** 2 + stdev(plain) ** 2) / len(both)) ** 0.5
-        typer.echo(
-            f"| {name} | {len(both)} | {mean(ours):.3f} ({stdev(ours):.3f}) | {mean(plain):.3f} "
-            f"({stdev(plain):.3f}) | {mean(ours) - mean(plain):+.3f} | {error:.3f} |"
-        )
+        of_recipe = [line for line in lines if line["recipe"] == name]
+        _compare(name, "last epoch", of_recipe, lambda line: line["val_accuracy"])
+        with_curves = [line for line in of_recipe if "val_accuracies" in line]
+        _compare(name, f"mean of the last {LATE}", with_curves, lambda n: mean(n["val_accuracies"][-LATE:]))
+
+
+def _compare(
+    name: str, what: str, lines: Sequence[dict[str, Any]], reading: Callable[[dict[str, Any]], float]
+) -> None:
+    of = {
+        fast: {line["seed"]: 100 * reading(line) for line in lines if line["fast"] is fast}
+        for fast in (True, False)
+    }
+    both = sorted(of[True].keys() & of[False].keys())
+    if len(both) < 2:
+        return
+    ours, plain = ([of[fast][seed] for seed in both] for fast in (True, False))
+    error = ((stdev(ours) ** 2 + stdev(plain) ** 2) / len(both)) ** 0.5
+    typer.echo(
+        f"| {name} | {what} | {len(both)} | {mean(ours):.3f} ({stdev(ours):.3f}) | {mean(plain):.3f} "
+        f"({stdev(plain):.3f}) | {mean(ours) - mean(plain):+.3f} | {error:.3f} |"
+    )
 
 
 if __name__ == "__main__":
