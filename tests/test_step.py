@@ -136,6 +136,20 @@ def test_everything_of_a_forward_pass_lies_on_the_device(name):
     assert loss.device.type == right.device.type == "cuda"
 
 
+@pytest.mark.parametrize("how", OPTIMIZERS)
+def test_everything_of_a_capturable_update_lies_on_the_device(how):
+    with FakeTensorMode(), torch.device("cuda"):
+        weights = [torch.nn.Parameter(torch.empty(3, 3)), torch.nn.Parameter(torch.empty(3))]
+        optimizer = make_optimizer(weights, how, capturable=True)
+        for weight in weights:
+            weight.grad = torch.empty_like(weight)
+
+        optimizer.read()
+        optimizer.step()
+
+    assert {weight.device.type for weight in weights} == {"cuda"}
+
+
 def test_an_average_of_weights_is_torch_s_own(small_split):
     network = build(SEEDS["seed-001"].architecture, 0)
     ours = WeightAverage(network, 0.9)
