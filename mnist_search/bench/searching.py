@@ -38,7 +38,7 @@ from search_space import SearchSpace, TrialConfig
 from search_space.space import Genes
 
 BUDGET, EPOCHS, TRIALS, RUNS = 8000, 3, 30, 3
-TRAIN_IMAGES, VAL_IMAGES = 15_000, 10_000
+TRAIN_IMAGES, VAL_IMAGES = 10_000, 10_000
 AGAIN = (1, 2)
 """Seeds with which the network that was found is trained again."""
 
