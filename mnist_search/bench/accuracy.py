@@ -20,7 +20,7 @@ import typer
 from experiments import SEEDS
 from experiments.recipe import Recipe
 from mnist_search.bench.images import images
-from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read
+from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read, verbs
 from mnist_search.training import files
 from mnist_search.training.device import resolve_device, use_one_thread
 from mnist_search.training.fit import fit
@@ -103,7 +103,4 @@ def _compare(
 
 
 if __name__ == "__main__":
-    app = typer.Typer()
-    app.command()(train)
-    app.command()(report)
-    app()
+    verbs(train, report)

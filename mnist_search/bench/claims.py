@@ -20,7 +20,7 @@ import typer
 
 from experiments import SEEDS
 from experiments.recipe import Recipe
-from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read
+from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read, verbs
 from mnist_search.bench.seed_loop import seed_loop
 from mnist_search.training import files
 from mnist_search.training.device import resolve_device, use_one_thread
@@ -108,8 +108,7 @@ def _by_hand(recipe: Recipe, digits: Digits) -> Iterator[dict[str, float]]:
     loop = seed_loop(
         recipe, digits, 0, lambda *step: steps.append(step), str(digits.images.device), PLAIN_EPOCHS
     )
-    images_of = list(loop)
-    per_epoch = len(images_of) // PLAIN_EPOCHS
+    per_epoch = len(list(loop)) // PLAIN_EPOCHS
     for end in range(per_epoch, len(steps) + 1, per_epoch):
         losses = [loss for loss, _ in steps[end - per_epoch : end]]
         yield {"train_accuracy": steps[end - 1][1], "train_loss": mean(losses)}
@@ -134,7 +133,4 @@ def report(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    app = typer.Typer()
-    app.command()(train)
-    app.command()(report)
-    app()
+    verbs(train, report)

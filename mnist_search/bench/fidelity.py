@@ -20,7 +20,7 @@ import typer
 from scipy.stats import spearmanr
 
 from experiments import Experiment
-from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read
+from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read, verbs
 from mnist_search.study.samplers import derive_seed, sampler_for_trial
 from mnist_search.training import files
 from mnist_search.training.average import WeightAverage
@@ -174,7 +174,4 @@ def _readings(
 
 
 if __name__ == "__main__":
-    app = typer.Typer()
-    app.command()(train)
-    app.command()(report)
-    app()
+    verbs(train, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -25,3 +26,11 @@ def append(path: Path, line: dict[str, Any]) -> None:
     """One more line."""
     with path.open("a") as lines:
         lines.write(json.dumps(line) + "\n")
+
+
+def verbs(*commands: Callable[..., None]) -> None:
+    """Run a script by the verbs that it has."""
+    app = typer.Typer()
+    for command in commands:
+        app.command()(command)
+    app()

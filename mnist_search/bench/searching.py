@@ -25,7 +25,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
 from experiments import Experiment
-from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read
+from mnist_search.bench.lines import DataOption, DeviceOption, PartOption, PartsOption, append, read, verbs
 from mnist_search.study.samplers import derive_seed, sampler_for_trial, trial_seed
 from mnist_search.study.warm import known_plans
 from mnist_search.training import files
@@ -153,7 +153,4 @@ def report(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    app = typer.Typer()
-    app.command()(train)
-    app.command()(report)
-    app()
+    verbs(train, report)
