@@ -20,7 +20,7 @@ from test_store import (
 )
 
 from experiments import SEEDS
-from mnist_search.cli.app import main
+from mnist_search.cli.app import answer
 from mnist_search.cli.options import bounds, seconds
 from mnist_search.errors import MnistSearchError, UsageError
 from mnist_search.study.ledger import Ledger
@@ -35,10 +35,9 @@ def cli(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
+        code = answer([str(a) for a in arguments])
         printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
+        return code, printed.out, printed.err
 
     return call
 
@@ -61,9 +60,8 @@ def test_every_verb_explains_itself(cli, verb):
 def test_help_imports_nothing_heavy():
     check = (
         "import sys\n"
-        "from mnist_search.cli.app import main\n"
-        "try: main(['run', '--help'])\n"
-        "except SystemExit: pass\n"
+        "from mnist_search.cli.app import answer\n"
+        "answer(['run', '--help'])\n"
         "heavy = {'torch', 'mlflow', 'optuna', 'sqlalchemy', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
@@ -220,7 +218,7 @@ def test_a_folder_that_cannot_be_written_is_a_disk_error(cli, tmp_path, mnist_di
 
 def test_debug_shows_the_traceback():
     with pytest.raises(MnistSearchError, match="no study store"):
-        main(["--debug", "status"])
+        answer(["--debug", "status"])
 
 
 def test_a_dry_run_shows_proposals_and_writes_nothing(cli, tmp_path):

@@ -23,6 +23,7 @@ from mnist_search.cli import (
     take,
     ui,
 )
+from mnist_search.ending import Ending
 from mnist_search.environment import set_defaults
 from mnist_search.errors import MnistSearchError
 
@@ -80,12 +81,19 @@ def options(
     """Find the most accurate MNIST network that fits in N parameters."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb and exit with its code; an error is one line on stderr."""
+def main() -> None:
+    """The process ``mnist-search``: do what its arguments say and exit."""
+    ending = Ending()
+    ending.code = answer(sys.argv[1:])
+    sys.exit(ending.code)
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """Run one verb; its exit code. An error is one line on stderr."""
     set_defaults()
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(arguments or ["--help"], prog_name="mnist-search", standalone_mode=False)
+        sys.stdout.flush()
     except (MnistSearchError, typer.TyperException) as error:
         if "--debug" in arguments:
             raise
@@ -97,4 +105,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0

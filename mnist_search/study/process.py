@@ -14,6 +14,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from mnist_search.ending import Ending
 from mnist_search.errors import DiskError, MnistSearchError
 from mnist_search.study.events import Event, NoRoom, WorkerDone, WorkerFailed
 from mnist_search.study.leases import BEAT_SECONDS
@@ -49,6 +50,7 @@ class Line:
 
 def serve(connection: Connection, work: Callable[[Line], None]) -> None:
     """Do a worker's work; however it ends, the supervisor is told."""
+    ending = Ending()
     from mnist_search.training.device import is_out_of_memory, use_one_thread  # torch: in workers only
 
     use_one_thread()
@@ -69,6 +71,7 @@ def serve(connection: Connection, work: Callable[[Line], None]) -> None:
     else:
         if not line.hung_up:  # one that was told to leave alone is replaced
             line.tell(WorkerDone())
+    ending.code = 0
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
+from mnist_search.ending import Ending
 from mnist_search.training.device import use_one_thread
 
 P = ParamSpec("P")
@@ -28,8 +29,7 @@ class Crew:
     def __init__(self, processes: int, *, one_thread: bool) -> None:
         self.processes = processes
         context = multiprocessing.get_context("spawn")
-        begin = use_one_thread if one_thread else None
-        self._members = [ProcessPoolExecutor(1, context, begin) for _ in range(processes)]
+        self._members = [ProcessPoolExecutor(1, context, _begin, (one_thread,)) for _ in range(processes)]
 
     def __enter__(self) -> Self:
         return self
@@ -58,3 +58,9 @@ class Crew:
     def alone(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Have one member do this while the others rest."""
         return self.some(1, work, *args, **kwargs)[0]
+
+
+def _begin(one_thread: bool) -> None:
+    Ending().code = 0
+    if one_thread:
+        use_one_thread()

@@ -1,0 +1,53 @@
+"""How processes end."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CHECK = """
+import atexit, sys, threading, time
+from mnist_search.ending import Ending
+
+class Freed:
+    def __del__(self):
+        print("freed")
+
+kept = Freed()
+ending = Ending()
+atexit.register(print, "a later hook")
+threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
+print("the end", end=" ")
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("ending.code = 0", 0),
+        ("ending.code = 75; sys.exit(75)", 75),
+        ("raise ValueError('nobody caught this')", 1),
+    ],
+)
+def test_a_process_ends_after_its_threads_and_hooks_and_frees_nothing(end, code):
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK.format(end=end)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == code
+    assert done.stdout == "the end a thread\na later hook\n"
+    assert ("nobody caught this" in done.stderr) == (code == 1)
+
+
+def test_output_that_nobody_reads_is_no_error():
+    command = f"{sys.executable} -m mnist_search space --budget 8000 --format json | true"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        env=buffered, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
