@@ -21,10 +21,13 @@ from mnist_search.bench.plain_optuna import plain_study
 from mnist_search.bench.rows import ratio, row
 from mnist_search.bench.run import effort_for
 from mnist_search.bench.seed_loop import PilDigits, seed_loop, seed_transforms, steady_rate
+from mnist_search.study.pruners import PRUNERS
 from mnist_search.training.crew import Crew
 from mnist_search.training.digits import Digits
 from mnist_search.training.model import MEAN, STD
 from search_space.training import Augmentation
+
+MEASURED = Path(__file__).parents[1] / "experiments" / "measured"
 
 STABLE_NAMES = {
     "budget.count_us",
@@ -234,3 +237,12 @@ def test_the_table_of_searches_tells_every_arm_that_has_run(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "| TPE, filled | 1 | 98.000 (nan) | 98.00 | 98.00 | 98.00 | 3 |" in told
     assert "random" not in told
+
+
+def test_pruners_are_compared_on_measured_curves(capsys):
+    pruning.main(MEASURED / "fidelity-20000.jsonl", orders=2, resamples=2)
+
+    found, more = capsys.readouterr().out.split("Mean over")
+    for name in PRUNERS:
+        assert sum(line.startswith(f"| {name} | ") for line in found.splitlines()) == 3
+        assert (f"| {name} | " in more) == (name != "none")
