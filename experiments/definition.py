@@ -40,7 +40,7 @@ class Experiment:
     space: SearchSpace
     fill: bool = True
     sampler: str = "tpe"
-    pruner: str = "median"
+    pruner: str = "asha"
     seed: int = 0
     train_images: int = 50_000
     val_images: int = 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from optuna.pruners import MedianPruner, NopPruner
 
 from experiments import SEEDS
@@ -240,9 +242,26 @@ def test_the_table_of_searches_tells_every_arm_that_has_run(tmp_path, capsys):
 
 
 def test_pruners_are_compared_on_measured_curves(capsys):
-    pruning.main(MEASURED / "fidelity-20000.jsonl", orders=2, resamples=2)
+    pruning.curves(MEASURED / "fidelity-20000.jsonl", orders=2, resamples=2)
 
     found, more = capsys.readouterr().out.split("Mean over")
     for name in PRUNERS:
         assert sum(line.startswith(f"| {name} | ") for line in found.splitlines()) == 3
         assert (f"| {name} | " in more) == (name != "none")
+
+
+def test_pruners_are_compared_on_a_study_that_had_none(capsys, tmp_path):
+    shutil.copy(MEASURED / "studies.db", tmp_path)
+
+    pruning.study(tmp_path / "studies.db", "budget-8000", orders=2)
+
+    out = capsys.readouterr().out
+    assert out.startswith("20 networks")
+    assert "| none | 300 | 99.430 (0.000) | 20.0 | 20.0 |" in out
+
+
+def test_a_study_whose_trials_were_pruned_says_nothing_about_pruners(tmp_path):
+    shutil.copy(MEASURED / "budget-8000.db", tmp_path)
+
+    with pytest.raises(typer.BadParameter, match="chose the rest"):
+        pruning.study(tmp_path / "budget-8000.db", "budget-8000", orders=2)

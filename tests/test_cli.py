@@ -265,7 +265,7 @@ def filled(tmp_path, experiment):
     ]  # fmt: skip
     for state, value, reason in (
         (TrialState.COMPLETE, 0.92, None),
-        (TrialState.PRUNED, None, "median pruner after epoch 2"),
+        (TrialState.PRUNED, None, "asha pruner after epoch 2"),
         (TrialState.FAIL, None, "diverged: loss nan at step 25 of epoch 1"),
     ):
         claim = ledger.claim()

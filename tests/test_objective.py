@@ -150,16 +150,18 @@ def test_a_slow_trial_is_pruned_by_score_but_never_after_its_last_epoch(setup):
         budget=1500, space=SearchSpace.for_budget(1500, epochs=3), train_images=1000, val_images=500
     )
     study = optuna.create_study(direction="maximize", pruner=pruner_for(experiment))
-    for _ in range(5):
+    for number in range(5):
+        study.sampler = sampler_for_trial(experiment, number)
         great = study.ask(experiment.space.distributions)
         for epoch in (1, 2, 3):
             great.report(0.999, epoch)
+            assert not great.should_prune()
         study.tell(great, 0.999)
     study.sampler = sampler_for_trial(experiment, 5)
 
     outcome = objective(study.ask(), replace(setup, experiment=experiment))
 
-    assert (outcome.state, outcome.reason) == (TrialState.PRUNED, "median pruner after epoch 1")
+    assert (outcome.state, outcome.reason) == (TrialState.PRUNED, "asha pruner after epoch 1")
     last_only = replace(experiment, space=SearchSpace.for_budget(1500, epochs=1))
     study.sampler = sampler_for_trial(last_only, 6)
     assert objective(study.ask(), replace(setup, experiment=last_only)).state == TrialState.COMPLETE

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
-from optuna.pruners import MedianPruner, NopPruner, ThresholdPruner
+from optuna.pruners import NopPruner, ThresholdPruner
 from optuna.samplers import CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState, create_trial
@@ -166,7 +166,7 @@ def test_samplers_that_cannot_search_this_space_are_refused_with_the_reason(name
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="no sampler 'magic'; --sampler takes tpe, random, gp"):
         check_sampler("magic")
-    with pytest.raises(UsageError, match="no pruner 'magic'; --pruner takes median"):
+    with pytest.raises(UsageError, match="no pruner 'magic'; --pruner takes asha"):
         check_pruner("magic")
 
 
@@ -212,8 +212,13 @@ def test_every_pruner_guards_the_budget(name):
     assert not pruner.prune(study, within)
 
 
-def test_the_median_pruner_spares_every_trial_for_a_third_of_its_epochs():
-    pruner = pruner_for(EXPERIMENT)._pruner
-
-    assert isinstance(pruner, MedianPruner)
-    assert pruner._n_warmup_steps == 5
+def test_the_default_pruner_spares_every_trial_for_a_third_of_its_epochs():
+    study = optuna.create_study(direction="maximize", pruner=pruner_for(EXPERIMENT))
+    for number, accuracy in enumerate((0.9, 0.8, 0.7)):
+        study.sampler = sampler_for_trial(EXPERIMENT, number)
+        trial = study.ask(EXPERIMENT.space.distributions)
+        pruned = []
+        for epoch in range(1, 6):
+            trial.report(accuracy, epoch)
+            pruned.append(trial.should_prune())
+        assert pruned == [False] * 4 + [accuracy < 0.9]

@@ -1,10 +1,12 @@
 """Which pruner finds the better network in the same number of trained epochs.
 
-Random searches are replayed from whole learning curves (those of ``bench.fidelity``): the pruner
-sees one training of each network and decides, the network that the search ends with is judged
-by its other training, which played no part.
+Searches are replayed from whole learning curves in random orders. Those of ``bench.fidelity`` are
+two trainings of random networks: the pruner sees one of each and decides, the network that the
+search ends with is judged by the other, which played no part. Those of a study without a score
+pruner are one training of each network that a search of ours proposed; it is judged by the same.
 
-    python -m mnist_search.bench.pruning FILE.jsonl
+    python -m mnist_search.bench.pruning curves FILE.jsonl
+    python -m mnist_search.bench.pruning study studies.db budget-8000
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ import typer
 from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
-from mnist_search.bench.fidelity import EPOCHS, SEEDS, complete
-from mnist_search.bench.lines import read
+from mnist_search.bench.fidelity import EPOCHS, complete
+from mnist_search.bench.lines import read, verbs
+from mnist_search.study.ledger import Ledger
 from mnist_search.study.pruners import PRUNERS
+from mnist_search.study.store import Store
 
 Networks: TypeAlias = Sequence[Sequence[Sequence[float]]]
-"""Of each network two learning curves, accuracy by epoch."""
+"""Of each network two learning curves, or one: accuracy by epoch."""
 
 ALLOWANCES = (75, 150, 300)
 """Trained epochs of a search: five, ten and twenty whole trainings."""
@@ -47,26 +51,20 @@ class Replayed:
     finished: int
 
 
-def main(
-    curves: Path,
-    orders: Annotated[int, typer.Option(min=2, help="Random orders in which networks come.")] = 50,
+OrdersOption: TypeAlias = Annotated[int, typer.Option(min=2, help="Random orders in which networks come.")]
+
+
+def curves(
+    file: Path,
+    orders: OrdersOption = 50,
     resamples: Annotated[int, typer.Option(min=2, help="Sets of networks for the intervals.")] = 200,
 ) -> None:
-    """Print what every pruner finds, over random orders and both roles of the two trainings."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    """Print what every pruner finds in the trainings of ``bench.fidelity``, in both of their roles."""
     networks = [
         [[record["val_accuracy"] for record in training["curve"]] for training in kinds["full"]]
-        for kinds in complete(read(curves)).values()
+        for kinds in complete(read(file)).values()
     ]
-    ends = [training[-1] for trainings in networks for training in trainings]
-    typer.echo(
-        f"{len(networks)} networks, {EPOCHS} epochs; their accuracies at the end: median "
-        f"{100 * float(np.median(ends)):.2f}, best {100 * max(ends):.2f}. {2 * orders} searches a cell.\n"
-    )
-    typer.echo("| pruner | epochs | found, mean (sd) | networks begun | trained to the end |")
-    typer.echo("|---|--:|--:|--:|--:|")
-    for allowance, name in product(ALLOWANCES, PRUNERS):
-        _print(name, allowance, _searches(networks, name, allowance, range(orders)))
+    _print_cells(networks, orders)
     typer.echo(f"\nMean over {ALLOWANCES} epochs, less that of none; {resamples} sets of networks.\n")
     typer.echo("| pruner | more than none | 95 % of sets |\n|---|--:|--:|")
     for name, more in _more_than_none(networks, resamples).items():
@@ -74,10 +72,34 @@ def main(
         typer.echo(f"| {name} | {mean(more):+.3f} | {low:+.3f} to {high:+.3f} |")
 
 
+def study(storage: Path, name: str, orders: OrdersOption = 50) -> None:
+    """Print what every pruner would have found in a study that was run without one."""
+    trials = Ledger.open(Store.open(f"sqlite:///{storage}"), name).facts().done
+    whole = [
+        [epoch["val_accuracy"] for epoch in trial.curve] for trial in trials if trial.state == "COMPLETE"
+    ]
+    if not whole or len(whole) < len(trials):
+        raise typer.BadParameter(f"{name} has trials without a whole curve: what ended them chose the rest")
+    _print_cells([[curve] for curve in whole], orders)
+
+
+def _print_cells(networks: Networks, orders: int) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    ends = [training[-1] for trainings in networks for training in trainings]
+    typer.echo(
+        f"{len(networks)} networks, {EPOCHS} epochs; their accuracies at the end: median "
+        f"{100 * float(np.median(ends)):.2f}, best {100 * max(ends):.2f}. {len(networks[0]) * orders} searches a cell.\n"
+    )
+    typer.echo("| pruner | epochs | found, mean (sd) | networks begun | trained to the end |")
+    typer.echo("|---|--:|--:|--:|--:|")
+    for allowance, name in product(ALLOWANCES, PRUNERS):
+        _print(name, allowance, _searches(networks, name, allowance, range(orders)))
+
+
 def _searches(networks: Networks, name: str, allowance: int, orders: Sequence[int]) -> list[Replayed]:
     return [
         search(networks, order, seen, PRUNERS[name](EPOCHS), allowance)
-        for order, seen in product(orders, range(len(SEEDS)))
+        for order, seen in product(orders, range(len(networks[0])))
     ]
 
 
@@ -117,7 +139,7 @@ def search(networks: Networks, order: int, seen: int, pruner: BasePruner, allowa
     Args:
         networks: what random search would propose.
         order: seed of the order in which networks come.
-        seen: which of the two curves the search sees.
+        seen: which of the curves the search sees; it is judged by the other.
         pruner: decides after every epoch but the last.
         allowance: trained epochs; a network that is begun with some left may be finished.
     """
@@ -133,7 +155,7 @@ def search(networks: Networks, order: int, seen: int, pruner: BasePruner, allowa
         if end is not None:
             ends[network] = end
     best = max(ends, key=ends.__getitem__)
-    return Replayed(networks[best][1 - seen][-1], started, len(ends))
+    return Replayed(networks[best][-1 - seen][-1], started, len(ends))
 
 
 def _train(study: optuna.Study, curve: Sequence[float]) -> tuple[int, float | None]:
@@ -149,4 +171,4 @@ def _train(study: optuna.Study, curve: Sequence[float]) -> tuple[int, float | No
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    verbs(curves, study)

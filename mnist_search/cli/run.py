@@ -94,7 +94,7 @@ def run(
     epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Epochs of a full training.")] = 15,
     seed: Annotated[int, typer.Option(min=0, help="Of proposals, weights and batches.")] = 0,
     sampler: Annotated[str, typer.Option(help="tpe, random, gp, cmaes, qmc or nsgaii.")] = "tpe",
-    pruner: Annotated[str, typer.Option(help="median, percentile, asha, hyperband or none.")] = "median",
+    pruner: Annotated[str, typer.Option(help="asha, median, percentile, hyperband or none.")] = "asha",
     fill: Annotated[
         bool, typer.Option("--fill/--no-fill", help="Scale every proposal to fill the budget.")
     ] = True,

@@ -20,9 +20,9 @@ from mnist_search.errors import UsageError
 from search_space import ParameterBudget
 
 PRUNERS: Mapping[str, Callable[[int], BasePruner]] = {
+    "asha": lambda epochs: SuccessiveHalvingPruner(min_resource=warmup(epochs), reduction_factor=3),
     "median": lambda epochs: MedianPruner(n_startup_trials=5, n_warmup_steps=warmup(epochs)),
     "percentile": lambda epochs: PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=warmup(epochs)),
-    "asha": lambda epochs: SuccessiveHalvingPruner(min_resource=warmup(epochs), reduction_factor=3),
     "hyperband": lambda epochs: HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3),
     "none": lambda _: NopPruner(),
 }
