@@ -27,7 +27,7 @@ IMAGES = 50_000
 """Of an epoch of a search."""
 
 PROBE = 10
-"""Steps after which one number of loader processes is held for better than another."""
+"""Steps, at least, after which one number of loader processes is held for better than another."""
 
 
 def our_rate(data_dir: Path, device: str, recipe: Recipe, steps: int) -> float:
@@ -123,8 +123,9 @@ class Loops:
         return row(f"fit.{recipe.name}.samples_per_second", "images/s", rates)
 
     def _best_loader_processes(self, recipe: Recipe) -> int:
+        steps = max(PROBE, self._steps // 2)
         rates = {
-            n: self._theirs.alone(their_rate, self._data_dir, self._device, recipe, PROBE, n)
+            n: self._theirs.alone(their_rate, self._data_dir, self._device, recipe, steps, n)
             for n in (0, 1, 2, 4, 8, 16)
             if n <= usable_cores()
         }
