@@ -16,7 +16,7 @@ COLUMNS = ("name", "value", "unit", "min", "median", "max", "note")
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="One round of little work, a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One round of little work, about a minute.")] = False,
     device: Annotated[Literal["auto", "cuda", "mps", "cpu"], typer.Option(help="Where to train.")] = "auto",
     data_dir: DataOption = None,
     how: FormatOption = Format.TABLE,
