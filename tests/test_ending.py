@@ -51,3 +51,35 @@ def test_output_that_nobody_reads_is_no_error():
     )  # fmt: skip
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+FREED = """
+import sys
+
+class Freed:
+    def __del__(self):
+        print("freed")
+
+kept = Freed()
+"""
+COMMAND = """
+from mnist_search.cli.app import main
+sys.argv = ["mnist-search", "--version"]
+main()
+"""
+WORKER = """
+from multiprocessing import Pipe
+from mnist_search.study.process import serve
+ours, theirs = Pipe()
+serve(theirs, lambda line: None)
+"""
+
+
+@pytest.mark.parametrize(("process", "frees"), [("", True), (COMMAND, False), (WORKER, False)])
+def test_commands_and_workers_end_so(process, frees):
+    done = subprocess.run(
+        [sys.executable, "-c", FREED + process], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("freed" in done.stdout) == frees
