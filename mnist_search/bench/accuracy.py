@@ -1,7 +1,8 @@
 """Whether the fast path costs accuracy: two seeds' recipes, ours and the plain way, several times.
 
 The plain way is fp32 and torch's own batch norm and dropout; data, augmentation and schedule are
-the same. Run one part a core, as often as it takes.
+the same. Two ways between them tell what a difference comes from. Run one part a core, as often as
+it takes.
 
     python -m mnist_search.bench.accuracy train FILE.jsonl --part 0 --parts 2
     python -m mnist_search.bench.accuracy report FILE.jsonl
@@ -10,6 +11,8 @@ the same. Run one part a core, as often as it takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from enum import StrEnum
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -29,6 +32,17 @@ from mnist_search.training.probe import fastest_way
 from mnist_search.training.step import Way
 
 RECIPES = ("seed-001", "seed-000")
+
+
+class How(StrEnum):
+    """The fast path, the plain one, and what lies between."""
+
+    FAST = "fast"
+    PLAIN = "plain"
+    FAST_LAYERS = "fast-layers"
+    FAST_ARITHMETIC = "fast-arithmetic"
+
+
 LATE = 5
 """Last epochs that are averaged: at a constant learning rate the last one alone is noisy."""
 
@@ -36,7 +50,8 @@ LATE = 5
 def train(
     out: Path,
     recipe: Annotated[list[str], typer.Option(help="Which seeds' recipes.")] = list(RECIPES),  # noqa: B006
-    runs: Annotated[int, typer.Option(min=1, help="Trainings of each, either way.")] = 5,
+    how: Annotated[list[How], typer.Option(help="Which ways.")] = [How.FAST, How.PLAIN],  # noqa: B006
+    runs: Annotated[int, typer.Option(min=1, help="Trainings of each, every way.")] = 5,
     part: PartOption = 0,
     parts: PartsOption = 1,
     data_dir: DataOption = None,
@@ -45,22 +60,22 @@ def train(
     """Train this part of the runs, a line of JSON for each."""
     use_one_thread()
     folder = files.find(data_dir)
-    known = {(line["recipe"], line["seed"], line["fast"]) for line in read(out)}
+    known = {(line["recipe"], line["seed"], line["how"]) for line in read(out)}
     for number, (seed, name) in enumerate(product(range(runs), recipe)):
-        for fast in (True, False):
-            if number % parts != part or (name, seed, fast) in known:
+        for each in how:
+            if number % parts != part or (name, seed, each) in known:
                 continue
-            append(
-                out,
-                {"recipe": name, "seed": seed, "fast": fast}
-                | _run(SEEDS[name], seed, folder, device, fast=fast),
-            )
+            what = {"recipe": name, "seed": seed, "how": each}
+            append(out, what | _run(SEEDS[name], seed, folder, device, each))
 
 
-def _run(recipe: Recipe, seed: int, folder: Path, device: str, *, fast: bool) -> dict[str, Any]:
-    network = build(recipe.architecture, seed, None if fast else TORCH)
+def _run(recipe: Recipe, seed: int, folder: Path, device: str, how: How) -> dict[str, Any]:
     where = resolve_device(device)
-    data, way = images(folder, where.type), fastest_way(where) if fast else Way("fp32", channels_last=False)
+    way = fastest_way(where) if how in (How.FAST, How.FAST_ARITHMETIC) else Way(channels_last=False)
+    if how is How.FAST_LAYERS:  # they are torch's own again on maps whose channels come first
+        way = replace(way, channels_last=True)
+    network = build(recipe.architecture, seed, None if how in (How.FAST, How.FAST_LAYERS) else TORCH)
+    data = images(folder, where.type)
     records = list(fit(network, data.train, data.val, recipe.training, seed=seed, way=way))
     last = records[-1]
     return {
@@ -73,32 +88,42 @@ def _run(recipe: Recipe, seed: int, folder: Path, device: str, *, fast: bool) ->
 
 
 def report(out: Path) -> None:
-    """Print accuracies on validation, the fast way and the plain, and their difference."""
+    """Print accuracies on validation, every way and the plain one, and their difference."""
     lines = read(out)
-    typer.echo("| recipe | validation accuracy | runs | fast, mean (sd) | plain fp32, mean (sd) | difference | "
-               "standard error |\n|---|---|--:|--:|--:|--:|--:|")  # fmt: skip
-    for name in RECIPES:
-        of_recipe = [line for line in lines if line["recipe"] == name]
-        _compare(name, "last epoch", of_recipe, lambda line: line["val_accuracy"])
-        with_curves = [line for line in of_recipe if "val_accuracies" in line]
-        _compare(name, f"mean of the last {LATE}", with_curves, lambda n: mean(n["val_accuracies"][-LATE:]))
+    typer.echo("| recipe | how | reading | runs | mean (sd) | plain fp32, mean (sd) | difference | "
+               "standard error |\n|---|---|---|--:|--:|--:|--:|--:|")  # fmt: skip
+    ways = dict.fromkeys(line["how"] for line in lines if line["how"] != How.PLAIN)
+    for name, how in product(RECIPES, ways):
+        pair = [line for line in lines if line["recipe"] == name and line["how"] in (how, How.PLAIN)]
+        _compare(name, how, "accuracy, last epoch", pair, lambda line: 100 * line["val_accuracy"])
+        _compare(name, how, "loss, last epoch", pair, lambda line: line["val_loss"])
+        curves = [line for line in pair if "val_accuracies" in line]
+        _compare(
+            name, how, f"accuracy, last {LATE}", curves, lambda n: 100 * mean(n["val_accuracies"][-LATE:])
+        )
 
 
 def _compare(
-    name: str, what: str, lines: Sequence[dict[str, Any]], reading: Callable[[dict[str, Any]], float]
+    name: str,
+    how: str,
+    what: str,
+    lines: Sequence[dict[str, Any]],
+    reading: Callable[[dict[str, Any]], float],
 ) -> None:
     of = {
-        fast: {line["seed"]: 100 * reading(line) for line in lines if line["fast"] is fast}
-        for fast in (True, False)
+        each: {line["seed"]: reading(line) for line in lines if line["how"] == each}
+        for each in (how, How.PLAIN)
     }
-    both = sorted(of[True].keys() & of[False].keys())
+    both = sorted(of[how].keys() & of[How.PLAIN].keys())
     if len(both) < 2:
         return
-    ours, plain = ([of[fast][seed] for seed in both] for fast in (True, False))
+    ours, plain = ([of[each][seed] for seed in both] for each in (how, How.PLAIN))
     error = ((stdev(ours) ** 2 + stdev(plain) ** 2) / len(both)) ** 0.5
+    digits = 3 if mean(plain) > 1 else 5
+    means = " | ".join(f"{mean(values):.{digits}f} ({stdev(values):.{digits}f})" for values in (ours, plain))
     typer.echo(
-        f"| {name} | {what} | {len(both)} | {mean(ours):.3f} ({stdev(ours):.3f}) | {mean(plain):.3f} "
-        f"({stdev(plain):.3f}) | {mean(ours) - mean(plain):+.3f} | {error:.3f} |"
+        f"| {name} | {how} | {what} | {len(both)} | {means} | {mean(ours) - mean(plain):+.{digits}f} | "
+        f"{error:.{digits}f} |"
     )
 
 

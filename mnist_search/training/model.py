@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from mnist_search.training.dropout import MaskStrip, StripDropout
+from mnist_search.training.dropout import ChannelDropout, MaskStrip, StripDropout
 from mnist_search.training.norm import FoldedBatchNorm
 from search_space import architecture as spec
 from search_space.architecture import INPUT_SHAPE, Architecture
@@ -24,21 +24,23 @@ class Kit:
 
     Attributes:
         dropout: makes element-wise dropout from its rate.
+        channel_dropout: makes dropout of whole channels from its rate.
         norm: makes batch norm from its channels and ``affine``.
     """
 
     dropout: Callable[[float], nn.Module]
+    channel_dropout: Callable[[float], nn.Module]
     norm: Callable[..., nn.Module]
 
 
-TORCH = Kit(nn.Dropout, nn.BatchNorm2d)
+TORCH = Kit(nn.Dropout, nn.Dropout2d, nn.BatchNorm2d)
 """torch's own layers."""
 
 
 def fast_kit() -> Kit:
-    """Layers that do the same in less time; dropout layers of one rate share their masks."""
+    """Layers that do the same in less time; element-wise dropout of one rate shares its masks."""
     strip = cache(MaskStrip)
-    return Kit(lambda rate: StripDropout(strip(rate)), FoldedBatchNorm)
+    return Kit(lambda rate: StripDropout(strip(rate)), ChannelDropout, FoldedBatchNorm)
 
 
 class Network(nn.Module):
@@ -113,7 +115,7 @@ def _module(layer: spec.Layer, shape: spec.Shape, kit: Kit) -> nn.Module:  # noq
         case spec.ReLU():
             return nn.ReLU()
         case spec.Dropout(rate, "channel"):
-            return nn.Dropout2d(rate)
+            return kit.channel_dropout(rate)
         case spec.Dropout(rate):
             return kit.dropout(rate)
         case spec.MaxPool(size):
