@@ -26,6 +26,7 @@ from mnist_search.tracking import Tracker
 from mnist_search.tracking.mlflow_tracker import MlflowTracker
 from mnist_search.tracking.place import place_of
 from mnist_search.tracking.prepare import parent_of, prepare
+from mnist_search.tracking.reach import quieten
 from mnist_search.training.device import CPU
 from mnist_search.training.digits import Split
 from mnist_search.training.step import Way
@@ -90,6 +91,7 @@ def make_mlflow_store(folder: Path) -> None:
     """Make ``mlflow.db``, which takes MLflow some seconds, before anything that uses it is timed."""
     from mlflow import MlflowClient  # heavy, and only here
 
+    quieten()
     MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
 
 
