@@ -1,6 +1,7 @@
 """Whether a worker's memory stays what it is over many trials.
 
 python -m mnist_search.bench.memory --trials 200
+python -m mnist_search.bench.memory --trials 200 --no-mlflow
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from mnist_search.training import files
 
 def main(
     trials: Annotated[int, typer.Option(min=10)] = 200,
+    mlflow: Annotated[bool, typer.Option(help="Log the trials to MLflow.")] = True,
+    keep_models: Annotated[int, typer.Option(min=0, help="Trained networks that are kept.")] = 5,
     data_dir: DataOption = None,
 ) -> None:
     """Run trials of the reference network on few images in one worker; print its memory."""
     set_defaults()
-    work = Work(data_dir=files.find(data_dir), device="cpu", epochs=2, train_images=1000, val_images=1000)
+    work = Work(
+        data_dir=files.find(data_dir), device="cpu", epochs=2, train_images=1000, val_images=1000,
+        keep_models=keep_models, mlflow=mlflow,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="mnist-search-bench-") as folder:
         clock = timed_study(work, Path(folder), jobs=1, trials=trials)
     typer.echo("| after trial | MiB |\n|--:|--:|")

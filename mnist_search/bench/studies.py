@@ -31,6 +31,7 @@ class Work:
     train_images: int
     val_images: int = 2000
     keep_models: int = 5
+    mlflow: bool = True
 
     @property
     def images_per_trial(self) -> int:
@@ -75,7 +76,7 @@ class Clock:
 
 
 def timed_study(work: Work, folder: Path, jobs: int, trials: int) -> Clock:
-    """Run a new study in ``folder``, logged to MLflow, whose every trial is the reference."""
+    """Run a new study in ``folder`` whose every trial is the reference."""
     storage = f"sqlite:///{folder}/study-{time.time_ns()}.db"
     definition = reference.experiment(work.epochs, work.train_images, work.val_images)
     ledger = Ledger.open_or_create(Store.open_or_create(storage), "bench", definition, trials)
@@ -85,7 +86,7 @@ def timed_study(work: Work, folder: Path, jobs: int, trials: int) -> Clock:
     plan = Plan(
         storage=storage, study="bench", experiment=definition, target=trials, jobs=jobs,
         device=work.device, data_dir=work.data_dir, keep_models=work.keep_models,
-        mlflow=place_of(f"sqlite:///{folder}/mlflow.db", "bench"),
+        mlflow=place_of(f"sqlite:///{folder}/mlflow.db", "bench") if work.mlflow else None,
     )  # fmt: skip
     run_study(plan, _showing(clock))
     return clock
