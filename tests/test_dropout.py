@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from mnist_search.training.dropout import ChannelDropout, MaskStrip, StripDropout
+from mnist_search.training.model import fast_kit, modules
+from search_space.architecture import Architecture, Dropout, Flatten, Linear
 
 
 def strip_dropout(rate):
@@ -48,6 +50,18 @@ def test_channel_dropout_drops_whole_channels_and_keeps_the_mean(dtype):
     assert torch.equal(y, first.expand_as(y))
     assert abs(first.double().mean().item() - 1) < 4 * math.sqrt(rate / (1 - rate) / first.numel())
     assert dropout.eval()(x) is x
+
+
+@pytest.mark.parametrize("per", ["element", "channel"])
+def test_dropout_as_networks_are_built_with_it_keeps_the_mean_in_bf16(per):
+    torch.manual_seed(0)
+    dropout, *_ = modules(Architecture((Dropout(0.05, per), Flatten(), Linear(10))), fast_kit())
+    x = torch.ones(4096, 256, 1, 2, dtype=torch.bfloat16)
+
+    mean = dropout(x).double().mean().item()
+
+    draws = 4096 * 256 * (2 if per == "element" else 1)
+    assert abs(mean - 1) < 4 * math.sqrt(0.05 / 0.95 / draws)
 
 
 def test_two_masks_of_one_strip_are_uncorrelated_and_a_strip_is_not_used_for_ever():
