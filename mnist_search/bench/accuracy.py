@@ -1,8 +1,7 @@
 """Whether the fast path costs accuracy: two seeds' recipes, ours and the plain way, several times.
 
 The plain way is fp32 and torch's own batch norm and dropout; data, augmentation and schedule are
-the same. Two ways between them tell what a difference comes from. Run one part a core, as often as
-it takes.
+the same. Run one part a core, as often as it takes.
 
     python -m mnist_search.bench.accuracy train FILE.jsonl --part 0 --parts 2
     python -m mnist_search.bench.accuracy report FILE.jsonl
@@ -11,7 +10,6 @@ it takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
@@ -35,12 +33,10 @@ RECIPES = ("seed-001", "seed-000")
 
 
 class How(StrEnum):
-    """The fast path, the plain one, and what lies between."""
+    """The fast path or the plain one; a file may have others, of versions that were."""
 
     FAST = "fast"
     PLAIN = "plain"
-    FAST_LAYERS = "fast-layers"
-    FAST_ARITHMETIC = "fast-arithmetic"
 
 
 LATE = 5
@@ -71,10 +67,9 @@ def train(
 
 def _run(recipe: Recipe, seed: int, folder: Path, device: str, how: How) -> dict[str, Any]:
     where = resolve_device(device)
-    way = fastest_way(where) if how in (How.FAST, How.FAST_ARITHMETIC) else Way(channels_last=False)
-    if how is How.FAST_LAYERS:  # they are torch's own again on maps whose channels come first
-        way = replace(way, channels_last=True)
-    network = build(recipe.architecture, seed, None if how in (How.FAST, How.FAST_LAYERS) else TORCH)
+    fast = how is How.FAST
+    network = build(recipe.architecture, seed, None if fast else TORCH)
+    way = fastest_way(where) if fast else Way("fp32", channels_last=False)
     data = images(folder, where.type)
     records = list(fit(network, data.train, data.val, recipe.training, seed=seed, way=way))
     last = records[-1]
