@@ -89,7 +89,10 @@ def _in_one_step(path: Path) -> Iterator[Path]:
 def _program(architecture: Architecture, weights: bytes) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     network = restore(architecture, weights)
-    return torch.export.export(network, (torch.rand(EXAMPLE, 1, 28, 28),), dynamic_shapes=({0: batch},))
+    program = torch.export.export(network, (torch.rand(EXAMPLE, 1, 28, 28),), dynamic_shapes=({0: batch},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine, in every file that is given away
+    return program
 
 
 def _write_pt2(path: Path, architecture: Architecture, weights: bytes) -> None:

@@ -58,6 +58,16 @@ def test_the_leaderboard_of_the_log_is_written_from_the_store_beside_it(command,
     assert (tmp_path / "log.md").read_text() == log.read_text()
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("folder", CHAMPIONS, ids=lambda folder: folder.name)
+def test_a_champion_tells_no_path_of_the_machine_that_made_it(folder, name):
+    content = (folder / name).read_bytes()
+
+    assert b"weight" in content
+    assert b"mnist_search/" not in content
+    assert b"site-packages" not in content
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", FILES)

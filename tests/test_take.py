@@ -219,6 +219,7 @@ def test_a_study_s_champion_is_exported_verified_and_used(command, mnist_dir, tm
     told = json.loads((tmp_path / "budget-1500.json").read_text())
     answers = set()
     for name in names[:3]:
+        assert b"mnist_search/" not in (tmp_path / name).read_bytes()  # paths of this machine
         verified = command("verify", name, *there, "--format", "json")
         assert verified.code == 0, verified.err
         assert json.loads(verified.out)["val_accuracy"] == pytest.approx(told["val_accuracy"], abs=1e-3)
