@@ -10,7 +10,7 @@ from search_space import Architecture, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class ReportedResult:
     """What an author says of a network.
 
     Attributes:
@@ -32,13 +32,13 @@ class Recipe:
         name: what the command line calls it.
         source: the first characters of the seed text's name.
         assumed: what the author left open and we filled in.
-        genes: the nearest point of the search space; empty where none is near.
+        params: the nearest point of the search space; empty where none is near.
     """
 
     name: str
     source: str
     architecture: Architecture
     training: TrainingConfig
-    claim: Claim
+    reported: ReportedResult
     assumed: str = ""
-    genes: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)

@@ -4,7 +4,7 @@ Source: e310d388ce63df15. Cost: 15 epochs. Claim: 8,932 parameters, 99.50 % on t
 Command: mnist-search reproduce seed-000
 """
 
-from experiments.recipe import Claim, Recipe
+from experiments.recipe import Recipe, ReportedResult
 from search_space.architecture import (
     Architecture,
     BatchNorm,
@@ -16,7 +16,7 @@ from search_space.architecture import (
     MaxPool,
     ReLU,
 )
-from search_space.training import SGD, Augmentation, TrainingConfig
+from search_space.training_config import SGD, Augmentation, TrainingConfig
 
 
 def _block(channels: int, kernel_size: int = 3, padding: int = 0) -> tuple[Layer, ...]:
@@ -48,13 +48,13 @@ RECIPE = Recipe(
         optimizer=SGD(0.1, momentum=0.9),
         augmentation=Augmentation(rotation=35, interpolation="nearest"),
     ),
-    claim=Claim(
+    reported=ReportedResult(
         num_params=8_932,
         test_accuracy=0.9950,
         wording="99.50 % on test at the best of 15 epochs, one run",
     ),
     assumed="a constant learning rate",
-    genes={
+    params={
         "depth": 7,
         "width_1": 4,
         "width_2": 4,

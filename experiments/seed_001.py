@@ -6,7 +6,7 @@ The rows of the author's table add up to 7,194; the total is right only with a b
 Command: mnist-search reproduce seed-001
 """
 
-from experiments.recipe import Claim, Recipe
+from experiments.recipe import Recipe, ReportedResult
 from search_space.architecture import (
     Architecture,
     BatchNorm,
@@ -18,7 +18,7 @@ from search_space.architecture import (
     MaxPool,
     ReLU,
 )
-from search_space.training import Adam, Augmentation, Plateau, TrainingConfig
+from search_space.training_config import Adam, Augmentation, Plateau, TrainingConfig
 
 
 def _block(channels: int) -> tuple[Layer, ...]:
@@ -56,13 +56,13 @@ RECIPE = Recipe(
             interpolation="nearest",
         ),
     ),
-    claim=Claim(
+    reported=ReportedResult(
         num_params=7_204,
         test_accuracy=0.993,
         wording="99.1-99.3 % on test within 15 epochs, one run",
     ),
     assumed="batches of 128; rotation and affine map in one resampling, where the author takes two",
-    genes={
+    params={
         "depth": 5,
         "width_1": 6,
         "width_2": 12,

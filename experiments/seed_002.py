@@ -4,7 +4,7 @@ Source: 3338921d21c41d89. Cost: 20 epochs. Claim: 25,290 parameters, 98.6 % on t
 Command: mnist-search reproduce seed-002
 """
 
-from experiments.recipe import Claim, Recipe
+from experiments.recipe import Recipe, ReportedResult
 from search_space.architecture import (
     Architecture,
     BatchNorm,
@@ -16,7 +16,7 @@ from search_space.architecture import (
     MaxPool,
     ReLU,
 )
-from search_space.training import SGD, TrainingConfig
+from search_space.training_config import SGD, TrainingConfig
 
 
 def _block(channels: int, padding: int = 1) -> tuple[Layer, ...]:
@@ -43,13 +43,13 @@ RECIPE = Recipe(
         )
     ),
     training=TrainingConfig(epochs=20, batch_size=128, optimizer=SGD(0.01, momentum=0.9)),
-    claim=Claim(
+    reported=ReportedResult(
         num_params=25_290,
         test_accuracy=0.986,
         wording="98.6 % on test after 20 epochs, one run",
     ),
     assumed="ReLU before norm, dropout 0.1, SGD 0.01 with momentum 0.9 at a constant rate",
-    genes={
+    params={
         "depth": 5,
         "width_1": 4,
         "width_2": 8,

@@ -4,7 +4,7 @@ Source: aee73f9bf4752610. Cost: 19 epochs. Claim: 15,578 parameters, 99.43 % on 
 Command: mnist-search reproduce seed-003
 """
 
-from experiments.recipe import Claim, Recipe
+from experiments.recipe import Recipe, ReportedResult
 from search_space.architecture import (
     Architecture,
     BatchNorm,
@@ -16,7 +16,7 @@ from search_space.architecture import (
     MaxPool,
     ReLU,
 )
-from search_space.training import Adam, Augmentation, OneCycle, TrainingConfig
+from search_space.training_config import Adam, Augmentation, OneCycle, TrainingConfig
 
 
 def _block(channels: int) -> tuple[Layer, ...]:
@@ -46,7 +46,7 @@ RECIPE = Recipe(
         schedule=OneCycle(pct_start=0.2, div_factor=10, final_div_factor=100),
         augmentation=Augmentation(rotation=10, translation=(0.1, 0.1), interpolation="nearest"),
     ),
-    claim=Claim(
+    reported=ReportedResult(
         num_params=15_578,
         test_accuracy=0.9943,
         wording="99.43 % on test at the last of 19 epochs, one run",

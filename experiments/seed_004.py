@@ -4,7 +4,7 @@ Source: 131861b3967ff315. Cost: 20 epochs. Claim: 11,588 parameters, 99.28 % on 
 Command: mnist-search reproduce seed-004
 """
 
-from experiments.recipe import Claim, Recipe
+from experiments.recipe import Recipe, ReportedResult
 from search_space.architecture import (
     Architecture,
     BatchNorm,
@@ -17,7 +17,7 @@ from search_space.architecture import (
     MaxPool,
     ReLU,
 )
-from search_space.training import SGD, TrainingConfig
+from search_space.training_config import SGD, TrainingConfig
 
 
 def _block(channels: int) -> tuple[Layer, ...]:
@@ -42,13 +42,13 @@ RECIPE = Recipe(
         )
     ),
     training=TrainingConfig(epochs=20, batch_size=128, optimizer=SGD(0.01, momentum=0.9)),
-    claim=Claim(
+    reported=ReportedResult(
         num_params=11_588,
         test_accuracy=0.9928,
         wording="99.28 % on test at the last of 20 epochs, which is also the best, one run",
     ),
     assumed="a constant learning rate of 0.01 with momentum 0.9, no augmentation",
-    genes={
+    params={
         "depth": 5,
         "width_1": 16,
         "width_2": 32,

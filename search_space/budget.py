@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from search_space.space import Genes, SearchSpace
+from search_space.space import Params, SearchSpace
 
 LARGEST_BUDGET = 1_000_000
 """More is not the business of a search for tiny networks."""
@@ -29,37 +29,37 @@ class ParameterBudget:
         if not 1 <= self.limit <= LARGEST_BUDGET:
             raise ValueError(f"a parameter budget lies within 1 and {LARGEST_BUDGET:,}, not {self.limit:,}")
 
-    def count(self, genes: Genes) -> int:
-        """Learned parameters of the network of these genes."""
-        return self.space.architecture(genes).num_params()
+    def count(self, params: Params) -> int:
+        """Learned parameters of the network of these params."""
+        return self.space.architecture(params).num_params()
 
-    def fits(self, genes: Genes) -> bool:
-        """Whether the network of these genes is within the budget."""
-        return self.count(genes) <= self.limit
+    def fits(self, params: Params) -> bool:
+        """Whether the network of these params is within the budget."""
+        return self.count(params) <= self.limit
 
     @cached_property
     def smallest(self) -> int:
         """Fewest parameters that any network of the space has."""
-        return min(map(self.count, self.space.extremes(self.space.width[0])))
+        return min(map(self.count, self.space.uniform_width_params(self.space.width[0])))
 
     @cached_property
     def largest(self) -> int:
         """Most parameters that any network of the space has."""
-        return max(map(self.count, self.space.extremes(self.space.width[1])))
+        return max(map(self.count, self.space.uniform_width_params(self.space.width[1])))
 
-    def fill(self, genes: Genes) -> dict[str, Any]:
+    def fill(self, params: Params) -> dict[str, Any]:
         """The same network with its widths scaled by the largest factor that fits.
 
         The widths are read as a shape: they keep their proportions up to rounding and to the
         bounds of the space. Where not even the narrowest fits, depth and then the dearer parts
-        of the plan give way. Works on any genes as long as ``smallest`` fits.
+        of the plan give way. Works on any params as long as ``smallest`` fits.
 
         Raises:
             ValueError: no network of the space is within the budget.
         """
         low, high = self.space.width
-        plan = self._affordable_plan(genes)
-        widths = {name: genes[name] for name in self.space.width_genes}
+        plan = self._cheapest_feasible(params)
+        widths = {name: params[name] for name in self.space.width_params}
         smallest, largest = low / max(widths.values()), high / min(widths.values())
         best = plan | dict.fromkeys(widths, low)
         for _ in range(16):  # halves a range of at most 512^2 to less than one channel
@@ -71,10 +71,10 @@ class ParameterBudget:
                 largest = factor
         return best
 
-    def _affordable_plan(self, genes: Genes) -> dict[str, Any]:
-        """These genes if their narrowest network fits, else the nearest cheaper plan that does."""
-        plan = dict(genes)
-        narrowest = dict.fromkeys(self.space.width_genes, self.space.width[0])
+    def _cheapest_feasible(self, params: Params) -> dict[str, Any]:
+        """These params if their narrowest network fits, else the nearest cheaper plan that does."""
+        plan = dict(params)
+        narrowest = dict.fromkeys(self.space.width_params, self.space.width[0])
         cheaper: list[dict[str, Any]] = [
             *({"depth": depth} for depth in range(plan["depth"], self.space.depth[0] - 1, -1)),
             {"head": "gap"},

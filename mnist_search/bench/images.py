@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mnist_search.training.digits import Split, load_split
+from mnist_search.data.dataset import Split, load_split
 
 
 @cache

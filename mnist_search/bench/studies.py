@@ -10,15 +10,15 @@ from pathlib import Path
 import psutil
 
 from mnist_search.bench import reference
-from mnist_search.bench.plain_optuna import plain_study
-from mnist_search.bench.rows import Row, ratio, row
-from mnist_search.facts import StudyFacts
-from mnist_search.study.events import Event, TrialBegan, TrialEnded
-from mnist_search.study.ledger import Ledger
-from mnist_search.study.run import Plan, run_study
-from mnist_search.study.store import Store
-from mnist_search.tracking.place import place_of
-from mnist_search.training.crew import Crew
+from mnist_search.bench.handwritten_study import handwritten_study
+from mnist_search.bench.process_pool import ProcessPool
+from mnist_search.bench.result import Row, ratio, row
+from mnist_search.execution.events import Event, TrialBegan, TrialEnded
+from mnist_search.execution.run_study import RunConfig, run_study
+from mnist_search.records import StudyRecord
+from mnist_search.search.study import SearchStudy
+from mnist_search.storage.database import Store
+from mnist_search.tracking.config import make_tracking_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,29 +78,29 @@ class Clock:
 def timed_study(work: Work, folder: Path, jobs: int, trials: int) -> Clock:
     """Run a new study in ``folder`` whose every trial is the reference."""
     storage = f"sqlite:///{folder}/study-{time.time_ns()}.db"
-    definition = reference.experiment(work.epochs, work.train_images, work.val_images)
-    ledger = Ledger.open_or_create(Store.open_or_create(storage), "bench", definition, trials)
+    definition = reference.study_config(work.epochs, work.train_images, work.val_images)
+    search_study = SearchStudy.open_or_create(Store.open_or_create(storage), "bench", definition, trials)
     for _ in range(trials):
-        ledger.study.enqueue_trial(reference.GENES)
+        search_study.study.enqueue_trial(reference.PARAMS)
     clock = Clock()
-    plan = Plan(
-        storage=storage, study="bench", experiment=definition, target=trials, jobs=jobs,
+    plan = RunConfig(
+        storage=storage, study="bench", config=definition, n_trials=trials, jobs=jobs,
         device=work.device, data_dir=work.data_dir, keep_models=work.keep_models,
-        mlflow=place_of(f"sqlite:///{folder}/mlflow.db", "bench") if work.mlflow else None,
+        mlflow=make_tracking_config(f"sqlite:///{folder}/mlflow.db", "bench") if work.mlflow else None,
     )  # fmt: skip
     run_study(plan, _showing(clock))
     return clock
 
 
-def _showing(clock: Clock) -> Callable[[Callable[[], StudyFacts], int], Clock]:
-    return lambda _facts, _jobs: clock
+def _showing(clock: Clock) -> Callable[[Callable[[], StudyRecord], int], Clock]:
+    return lambda _record, _jobs: clock
 
 
 def measure(
     work: Work,
     folder: Path,
     jobs: Sequence[int],
-    by_hand: Crew,
+    by_hand: ProcessPool,
     *,
     rounds: int,
     trials_each: int,
@@ -114,7 +114,9 @@ def measure(
             taken.append(timed_study(work, folder, k, trials_each * k))
         storage = f"sqlite:///{folder}/plain-{number}.db"
         tracking = f"sqlite:///{folder}/mlflow.db"
-        plain.append(by_hand.alone(plain_study, work.data_dir, work.device, storage, tracking, plain_images))
+        plain.append(
+            by_hand.run_one(handwritten_study, work.data_dir, work.device, storage, tracking, plain_images)
+        )
     rates = {k: [3600 * trials_each * k / c.seconds for c in taken] for k, taken in clocks.items()}
     what = f"trials of {work.images_per_trial:,} images, logged to MLflow"
     for k in jobs:

@@ -14,18 +14,17 @@ from mnist_search.cli import (
     compare,
     data,
     enqueue,
-    finals,
+    evaluate,
+    export,
     leaderboard,
-    read,
     report,
-    run,
+    search,
+    show,
     space,
-    take,
     ui,
 )
-from mnist_search.ending import Ending
-from mnist_search.environment import set_defaults
 from mnist_search.errors import MnistSearchError
+from mnist_search.process_env import ExitWithoutTeardown, set_defaults
 
 app = typer.Typer(
     name="mnist-search",
@@ -39,21 +38,21 @@ SEARCH, JUDGE, TAKE, READ, MACHINE = (
     "Search", "Judge on the test set", "Take a network out", "Read the store", "Machine",
 )  # fmt: skip
 
-app.command(rich_help_panel=SEARCH)(run.run)
-app.command(rich_help_panel=SEARCH)(run.resume)
+app.command(rich_help_panel=SEARCH)(search.run)
+app.command(rich_help_panel=SEARCH)(search.resume)
 app.command(rich_help_panel=SEARCH)(enqueue.enqueue)
 app.command(rich_help_panel=SEARCH)(space.space)
-app.command(rich_help_panel=JUDGE)(finals.finalize)
-app.command(rich_help_panel=JUDGE)(finals.finals)
-app.command(rich_help_panel=JUDGE)(finals.reproduce)
-app.command(rich_help_panel=TAKE)(take.export)
-app.command(rich_help_panel=TAKE)(take.verify)
-app.command(rich_help_panel=TAKE)(take.predict)
-app.command(rich_help_panel=READ)(read.status)
-app.command(rich_help_panel=READ)(read.studies)
-app.command(rich_help_panel=READ)(read.trials)
-app.command(rich_help_panel=READ)(read.best)
-app.command(rich_help_panel=READ)(read.explain)
+app.command(rich_help_panel=JUDGE)(evaluate.finalize)
+app.command(rich_help_panel=JUDGE)(evaluate.finals)
+app.command(rich_help_panel=JUDGE)(evaluate.reproduce)
+app.command(rich_help_panel=TAKE)(export.export)
+app.command(rich_help_panel=TAKE)(export.verify)
+app.command(rich_help_panel=TAKE)(export.predict)
+app.command(rich_help_panel=READ)(show.status)
+app.command(rich_help_panel=READ)(show.studies)
+app.command(rich_help_panel=READ)(show.trials)
+app.command(rich_help_panel=READ)(show.best)
+app.command(rich_help_panel=READ)(show.explain)
 app.command(rich_help_panel=READ)(compare.compare)
 app.command(rich_help_panel=READ)(leaderboard.leaderboard)
 app.command(rich_help_panel=READ)(report.report)
@@ -65,7 +64,7 @@ app.command(rich_help_panel=MACHINE)(bench.bench)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from mnist_search.version import __version__  # metadata, only when asked
+        from mnist_search import __version__  # metadata, only when asked
 
         typer.echo(__version__)
         raise typer.Exit
@@ -83,12 +82,12 @@ def options(
 
 def main() -> None:
     """The process ``mnist-search``: do what its arguments say and exit."""
-    ending = Ending()
-    ending.code = answer(sys.argv[1:])
+    ending = ExitWithoutTeardown()
+    ending.code = run_cli(sys.argv[1:])
     sys.exit(ending.code)
 
 
-def answer(arguments: Sequence[str]) -> int:
+def run_cli(arguments: Sequence[str]) -> int:
     """Run one verb; its exit code. An error is one line on stderr."""
     set_defaults()
     try:

@@ -26,7 +26,7 @@ def bench(
     Ratios compare us with the seeds' own loop (torchvision transforms, DataLoader, fp32) and with
     plain Optuna around it, alternating in one run; keep the machine idle meanwhile.
     """
-    from mnist_search.bench.run import machine, measure  # torch
+    from mnist_search.bench.suite import machine, measure  # torch
 
     rows = []
     with tempfile.TemporaryDirectory(prefix="mnist-search-bench-") as folder:

@@ -11,13 +11,13 @@ import typer
 
 from mnist_search.cli.options import DEFAULT_STORAGE, Format, FormatOption, StorageOption
 from mnist_search.cli.output import print_rows
-from mnist_search.cli.read import load_studies
+from mnist_search.cli.show import load_studies
 from mnist_search.errors import DiskError, NotFound
 
 if TYPE_CHECKING:
     from experiments import Recipe
     from experiments.published import Published
-    from mnist_search.facts import StudyFacts
+    from mnist_search.records import StudyRecord
 
 COLUMNS = (
     "name", "kind", "parameters", "claimed_test_accuracy", "best_epoch", "val_accuracy", "test_accuracy_mean",
@@ -59,7 +59,7 @@ def compare(
 
 
 def _write_plot(file: Path, rows: list[Row]) -> None:
-    from mnist_search.study.networks import networks_page  # Optuna
+    from mnist_search.report.networks import networks_page  # Optuna
 
     try:
         file.write_text(networks_page(rows))
@@ -73,7 +73,7 @@ def our_rows(storage: str, studies: list[str] | None = None) -> list[Row]:
     Raises:
         NotFound: no store, or no such study, though studies were named.
     """
-    from experiments import SEEDS  # Optuna's distributions
+    from experiments import BASELINES  # Optuna's distributions
 
     try:
         found = load_studies(storage, studies)
@@ -82,16 +82,16 @@ def our_rows(storage: str, studies: list[str] | None = None) -> list[Row]:
         if studies:
             raise
         found, reproduced = [], {}  # no store yet: the seeds alone
-    studies_rows = [_study_row(facts, storage) for facts in found]
+    studies_rows = [_study_row(record, storage) for record in found]
     _mark_front(studies_rows)
-    rows = [row for recipe in SEEDS.values() for row in _seed_rows(recipe, reproduced)]
+    rows = [row for recipe in BASELINES.values() for row in _seed_rows(recipe, reproduced)]
     return sorted(rows + studies_rows, key=_parameters)
 
 
 def _mark_front(rows: list[Row]) -> None:
     if not rows:
         return
-    from mnist_search.study.networks import studies_front  # Optuna
+    from mnist_search.report.networks import studies_front  # Optuna
 
     best = studies_front(rows, "val_accuracy")
     for row in rows:
@@ -104,19 +104,19 @@ def _parameters(row: Mapping[str, Any]) -> int:
 
 def _reproduced(storage: str) -> Mapping[str, Row]:
     """What the seeds came to in our hands, by name."""
-    from mnist_search.study.finals import REPRODUCTION, summaries  # Optuna
-    from mnist_search.study.series import Series, series_of
-    from mnist_search.study.store import Store
+    from mnist_search.evaluation.finals import REPRODUCTION, summaries  # Optuna
+    from mnist_search.storage.database import Store
+    from mnist_search.storage.final_queue import FinalQueue, queue_names
 
     store = Store.open(storage)
-    if REPRODUCTION not in series_of(store, REPRODUCTION):
+    if REPRODUCTION not in queue_names(store, REPRODUCTION):
         return {}
-    return {summary.name: asdict(summary) for summary in summaries(Series(store, REPRODUCTION))}
+    return {summary.name: asdict(summary) for summary in summaries(FinalQueue(store, REPRODUCTION))}
 
 
 def _seed_rows(recipe: Recipe, reproduced: Mapping[str, Row]) -> Iterator[Row]:
     """A seed, and its network under our training if that was measured."""
-    from mnist_search.study.finals import under_our_training  # Optuna
+    from mnist_search.evaluation.finals import retrained_name  # Optuna
 
     network = {
         "parameters": recipe.architecture.num_params(),
@@ -129,12 +129,12 @@ def _seed_rows(recipe: Recipe, reproduced: Mapping[str, Row]) -> Iterator[Row]:
         "kind": "seed",
         **network,
         **_spread(authors),
-        "claimed_test_accuracy": recipe.claim.test_accuracy,
+        "claimed_test_accuracy": recipe.reported.test_accuracy,
         "best_epoch": authors.get("best_epoch"),
         "epochs": recipe.training.epochs,
-        "claim": recipe.claim.wording,
+        "claim": recipe.reported.wording,
     }
-    name = under_our_training(recipe.name)
+    name = retrained_name(recipe.name)
     if ours := reproduced.get(name):
         yield _bare() | {
             "name": name,
@@ -145,22 +145,22 @@ def _seed_rows(recipe: Recipe, reproduced: Mapping[str, Row]) -> Iterator[Row]:
         }
 
 
-def _study_row(facts: StudyFacts, storage: str) -> Row:
-    from mnist_search.study.champion import final_summary  # Optuna
-    from mnist_search.study.store import Store
+def _study_row(record: StudyRecord, storage: str) -> Row:
+    from mnist_search.evaluation.champion import final_summary  # Optuna
+    from mnist_search.storage.database import Store
 
-    bare = _bare() | {"name": facts.name, "kind": "study", "budget": facts.experiment.budget}
-    final = final_summary(Store.open(storage), facts)
-    best = final.trial if final else facts.best
+    bare = _bare() | {"name": record.name, "kind": "study", "budget": record.config.budget}
+    final = final_summary(Store.open(storage), record)
+    best = final.trial if final else record.best
     if best is None:
         return bare
-    architecture = facts.experiment.space.architecture(best.genes)
+    architecture = record.config.space.architecture(best.params)
     test = asdict(final.summary) if final else {}
     return bare | {
         "parameters": best.num_params,
         "val_accuracy": best.val_accuracy,
         **_spread(test),
-        "trials": len(facts.done),
+        "trials": len(record.done),
         "epochs": test.get("epochs", best.epochs),
         "seconds": test.get("seconds", best.seconds),
         "multiply_adds": architecture.multiply_adds(),

@@ -48,9 +48,9 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def _rank(row: Mapping[str, Any]) -> tuple[int, float]:
     """Test means first, then validation, then claims; the higher first."""
-    for place, name in enumerate(("test_accuracy_mean", "val_accuracy", "claimed_test_accuracy")):
+    for tracking_config, name in enumerate(("test_accuracy_mean", "val_accuracy", "claimed_test_accuracy")):
         if row[name] is not None:
-            return place, -row[name]
+            return tracking_config, -row[name]
     return 3, 0.0
 
 

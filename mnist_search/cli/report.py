@@ -15,7 +15,7 @@ from mnist_search.cli.options import (
     StudyArgument,
     TrackingOption,
 )
-from mnist_search.cli.run import ExperimentNameOption, MlflowOption, place
+from mnist_search.cli.search import ExperimentNameOption, MlflowOption, tracking_config
 from mnist_search.errors import DiskError
 
 
@@ -29,8 +29,8 @@ def report(
     data_dir: DataOption = None,
 ) -> None:
     """Write a study as one page that needs no network, also to its run in MLflow."""
-    from mnist_search.study.report import keep_with_run, report  # Optuna
-    from mnist_search.study.store import Store
+    from mnist_search.report.page import keep_with_run, report  # Optuna
+    from mnist_search.storage.database import Store
 
     store = Store.open(storage)
     page = report(store, study, data_dir)
@@ -39,6 +39,6 @@ def report(
     except OSError as error:
         raise DiskError(f"cannot write {output}: {error}; name another file with --output") from error
     typer.echo(output)
-    where = place(mlflow, tracking_uri, mlflow_experiment)
+    where = tracking_config(mlflow, tracking_uri, mlflow_experiment)
     if where is not None:
         keep_with_run(store, study, page, where, lambda text: typer.echo(text, err=True))

@@ -45,10 +45,10 @@ def space_of(budget: int, depth: str | None, width: str | None, epochs: int = 15
             for name, (low, high), floor in (("width", made.width, 1), ("depth", made.depth, 3))
             if low > floor
         )
-        ways = f"raise --budget to {smallest:,}" + (f" or lower {lower}" if lower else "")
+        compute_modes = f"raise --budget to {smallest:,}" + (f" or lower {lower}" if lower else "")
         raise UsageError(
             f"no network of this space has {budget:,} parameters or fewer: the smallest has "
-            f"{smallest:,}; {ways}"
+            f"{smallest:,}; {compute_modes}"
         )
     return made
 
@@ -74,12 +74,12 @@ def space(
         "near_budget_share": near,
         "depth": "{}:{}".format(*made.depth),
         "width": "{}:{}".format(*made.width),
-        "genes": {name: str(gene) for name, gene in made.distributions.items()},
+        "params": {name: str(param) for name, param in made.distributions.items()},
     }
     if how == Format.TABLE:
-        del document["genes"]
+        del document["params"]
         print_fields(document | {"architectures": f"{made.num_architectures:.1e}"}, how)
         print("\ngenes")
-        print_fields({name: str(gene) for name, gene in made.distributions.items()}, how)
+        print_fields({name: str(param) for name, param in made.distributions.items()}, how)
     else:
         print_fields(document, how)

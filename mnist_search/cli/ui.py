@@ -18,14 +18,14 @@ from mnist_search.errors import NotFound, UsageError
 
 
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to poll on.")] = 5000,
     storage: StorageOption = DEFAULT_STORAGE,
     tracking_uri: TrackingOption = DEFAULT_TRACKING,
 ) -> None:
     """Show the runs in the MLflow UI, on this machine only."""
-    from mnist_search.tracking.place import artifact_root, local_file, place_of
+    from mnist_search.tracking.config import artifact_root, local_file, make_tracking_config
 
-    uri = place_of(tracking_uri, "").tracking_uri
+    uri = make_tracking_config(tracking_uri, "").tracking_uri
     path = local_file(uri)
     if path is None:
         raise UsageError(f"the runs are kept by a server: open {uri} in a browser")

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     import numpy as np
 
-    from mnist_search.facts import EpochFacts
+    from mnist_search.records import EpochMetrics
 
 
-def learning_curve(curve: Sequence[EpochFacts], title: str) -> Figure:
+def learning_curve(curve: Sequence[EpochMetrics], title: str) -> Figure:
     """Loss and error of training and validation, by epoch."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     epochs = [record["epoch"] for record in curve]
@@ -31,13 +31,13 @@ def learning_curve(curve: Sequence[EpochFacts], title: str) -> Figure:
 
 
 def confusion(matrix: np.ndarray, title: str) -> Figure:
-    """Counts by true digit and answer; shades show the mistakes only."""
+    """Counts by true digit and run_cli; shades show the mistakes only."""
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     axes = figure.subplots()
     mistakes = matrix.copy()
     mistakes[range(10), range(10)] = 0
     axes.imshow(mistakes, cmap="Reds", vmax=1.6 * max(1, mistakes.max()))  # dark text stays readable
-    for (true, answer), count in ((index, matrix[index]) for index in zip(*matrix.nonzero(), strict=True)):
-        axes.text(answer, true, str(count), ha="center", va="center", fontsize=8)
-    axes.set(xlabel="answer", ylabel="true digit", xticks=range(10), yticks=range(10), title=title)
+    for (true, run_cli), count in ((index, matrix[index]) for index in zip(*matrix.nonzero(), strict=True)):
+        axes.text(run_cli, true, str(count), ha="center", va="center", fontsize=8)
+    axes.set(xlabel="run_cli", ylabel="true digit", xticks=range(10), yticks=range(10), title=title)
     return figure

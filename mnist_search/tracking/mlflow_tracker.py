@@ -16,30 +16,30 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
-from mnist_search.facts import EpochFacts, StudyFacts
-from mnist_search.tracking import STATUS, Ending, KnownRun, ModelCard, TrialCard, TrialRun
+from mnist_search import __version__
+from mnist_search.records import EpochMetrics, StudyRecord
+from mnist_search.tracking.base import STATUS, ModelPayload, RunInfo, TrackedRun, TrialEnd, TrialRun
+from mnist_search.tracking.circuit_breaker import COOLDOWN_SECONDS, CircuitBreaker, quieten
+from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.models import log_pt2
-from mnist_search.tracking.place import MlflowPlace
-from mnist_search.tracking.prepare import ROLE_TAG, user
-from mnist_search.tracking.reach import QUIET_SECONDS, Reach, quieten
+from mnist_search.tracking.setup import ROLE_TAG, user
 from mnist_search.tracking.summary import leaderboard_csv, study_note
-from mnist_search.version import __version__
 
 
 class MlflowRun:
     """The MLflow run of one trial."""
 
-    def __init__(self, client: MlflowClient, reach: Reach, run_id: str | None) -> None:
+    def __init__(self, client: MlflowClient, reach: CircuitBreaker, run_id: str | None) -> None:
         self._client = client
         self._reach = reach
         self.run_id = run_id
         self._written = 0
 
-    def log_epoch(self, epoch: EpochFacts) -> None:
+    def log_epoch(self, epoch: EpochMetrics) -> None:
         """Write one epoch in one call."""
         self._written += bool(self._log([epoch]))
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: TrialEnd) -> None:
         """Write what is missing; the run gets its last status only when all of it is there."""
         run_id = self.run_id
         if run_id is None:
@@ -48,7 +48,7 @@ class MlflowRun:
             return
         self._reach("the end of a run", lambda: self._close(run_id, ending))
 
-    def _log(self, curve: Sequence[EpochFacts]) -> bool | None:
+    def _log(self, curve: Sequence[EpochMetrics]) -> bool | None:
         run_id = self.run_id
         if run_id is None:
             return None
@@ -59,7 +59,7 @@ class MlflowRun:
 
         return self._reach("an epoch", write)
 
-    def _close(self, run_id: str, ending: Ending) -> None:
+    def _close(self, run_id: str, ending: TrialEnd) -> None:
         tags: dict[str, str] = {"state": ending.state, "trial.state": ending.state}
         if ending.reason:
             tags["reason"] = ending.reason
@@ -84,19 +84,19 @@ class MlflowTracker:
 
     def __init__(
         self,
-        place: MlflowPlace,
+        config: TrackingConfig,
         study: str,
         warn: Callable[[str], None],
-        quiet_seconds: float = QUIET_SECONDS,
+        quiet_seconds: float = COOLDOWN_SECONDS,
     ) -> None:
         quieten()
-        mlflow.set_tracking_uri(place.tracking_uri)
-        self._client = MlflowClient(place.tracking_uri)
-        self._place = place
+        mlflow.set_tracking_uri(config.tracking_uri)
+        self._client = MlflowClient(config.tracking_uri)
+        self._config = config
         self._study = study
-        self._reach = Reach(warn, quiet_seconds)
+        self._reach = CircuitBreaker(warn, quiet_seconds)
 
-    def start_trial(self, card: TrialCard) -> TrialRun:
+    def start_trial(self, card: RunInfo) -> TrialRun:
         """Open a child run with its parameters, tags and layer table."""
         run_id = self._reach("a new run", lambda: self._create(card))
         return MlflowRun(self._client, self._reach, run_id)
@@ -105,34 +105,34 @@ class MlflowTracker:
         """Continue with a child run; its whole curve is written again at its end."""
         return MlflowRun(self._client, self._reach, run_id)
 
-    def discard_run(self, run_id: str) -> None:
+    def delete_run(self, run_id: str) -> None:
         """Delete a run; MLflow keeps it in its bin until ``mlflow gc``."""
         self._reach("the end of a stale run", lambda: self._discard(run_id))
 
-    def known_runs(self) -> list[KnownRun] | None:
+    def tracked_runs(self) -> list[TrackedRun] | None:
         """The child runs of this study."""
         return self._reach("a question", self._children)
 
-    def log_model(self, run_id: str, model: ModelCard) -> str | None:
+    def log_model(self, run_id: str, model: ModelPayload) -> str | None:
         """Log a network as ``pt2`` with its confusion matrix."""
         return self._reach("a model", lambda: self._log_model(run_id, model))
 
-    def drop_model(self, model_id: str) -> bool:
+    def delete_model(self, model_id: str) -> bool:
         """Delete a logged model and its files."""
         return bool(self._reach("the end of a model", lambda: self._drop_model(model_id)))
 
-    def update_study(self, facts: StudyFacts, *, status: str = "RUNNING") -> None:
+    def update_study(self, record: StudyRecord, *, status: str = "RUNNING") -> None:
         """Refresh the parent run's summary."""
-        self._reach("the study's summary", lambda: self._update_study(facts, status))
+        self._reach("the study's summary", lambda: self._update_study(record, status))
 
     def log_study_page(self, html: str, name: str) -> None:
         """Keep a page with the parent run."""
-        parent = self._place.parent_run_id
+        parent = self._config.parent_run_id
         self._reach("the study's plots", lambda: self._client.log_text(parent, html, name))
 
-    def _create(self, card: TrialCard) -> str:
+    def _create(self, card: RunInfo) -> str:
         tags = {
-            "mlflow.parentRunId": self._place.parent_run_id,
+            "mlflow.parentRunId": self._config.parent_run_id,
             "mlflow.user": user(),
             "mlflow.source.name": "mnist-search",
             ROLE_TAG: "trial",
@@ -144,7 +144,7 @@ class MlflowTracker:
             "version": __version__,
         }
         run = self._client.create_run(
-            self._place.experiment_id, tags=tags, run_name=f"{self._study} trial {card.number}"
+            self._config.experiment_id, tags=tags, run_name=f"{self._study} trial {card.number}"
         )
         run_id: str = run.info.run_id
         self._client.log_batch(
@@ -155,16 +155,16 @@ class MlflowTracker:
         self._client.log_text(run_id, card.layer_table, "layers.txt")
         return run_id
 
-    def _children(self) -> list[KnownRun]:
-        tags = f"tags.`mlflow.parentRunId` = '{self._place.parent_run_id}'"
-        found: list[KnownRun] = []
+    def _children(self) -> list[TrackedRun]:
+        tags = f"tags.`mlflow.parentRunId` = '{self._config.parent_run_id}'"
+        found: list[TrackedRun] = []
         token = None
         while True:
             page = self._client.search_runs(
-                [self._place.experiment_id], tags, ViewType.ACTIVE_ONLY, 1000, page_token=token
+                [self._config.experiment_id], tags, ViewType.ACTIVE_ONLY, 1000, page_token=token
             )
             found += [
-                KnownRun(run.info.run_id, int(run.data.tags.get("trial", -1)), run.info.status)
+                TrackedRun(run.info.run_id, int(run.data.tags.get("trial", -1)), run.info.status)
                 for run in page
                 if run.data.tags.get(ROLE_TAG) == "trial"
             ]
@@ -183,10 +183,10 @@ class MlflowTracker:
             self._client.set_terminated(run_id, "KILLED")
             self._client.delete_run(run_id)
 
-    def _log_model(self, run_id: str, model: ModelCard) -> str:
+    def _log_model(self, run_id: str, model: ModelPayload) -> str:
         trial = self._client.get_run(run_id).data.tags["trial"]
         name, tags = f"{self._study}-trial-{trial}", {"study": self._study}
-        return log_pt2(self._client, self._place.experiment_id, run_id, model, name, tags)
+        return log_pt2(self._client, self._config.experiment_id, run_id, model, name, tags)
 
     def _drop_model(self, model_id: str) -> bool:
         with suppress(MlflowException):  # gone already
@@ -195,27 +195,27 @@ class MlflowTracker:
             get_artifact_repository(location).delete_artifacts()
         return True
 
-    def _update_study(self, facts: StudyFacts, status: str) -> None:
-        parent, now = self._place.parent_run_id, _now_ms()
-        done, best = len(facts.done), facts.best
-        metrics = [Metric("trials_done", done, now, done), Metric("rejected", facts.rejected, now, done)]
+    def _update_study(self, record: StudyRecord, status: str) -> None:
+        parent, now = self._config.parent_run_id, _now_ms()
+        done, best = len(record.done), record.best
+        metrics = [Metric("trials_done", done, now, done), Metric("rejected", record.rejected, now, done)]
         if best is not None:
             metrics.append(Metric("best_val_accuracy", best.val_accuracy or 0.0, now, done))
             metrics.append(Metric("best_num_params", best.num_params or 0, now, done))
         tags = {
-            "mlflow.note.content": study_note(facts),
-            "trials": f"{done}/{facts.trials_target}",
+            "mlflow.note.content": study_note(record),
+            "trials": f"{done}/{record.n_trials}",
             "best_trial": str(best.number) if best else "",
         }
         self._client.log_batch(parent, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
-        self._client.log_text(parent, leaderboard_csv(facts), "leaderboard.csv")
+        self._client.log_text(parent, leaderboard_csv(record), "leaderboard.csv")
         if status == "RUNNING":
             self._client.update_run(parent, status)
         else:
             self._client.set_terminated(parent, status)
 
 
-def _metrics(epoch: EpochFacts) -> list[Metric]:
+def _metrics(epoch: EpochMetrics) -> list[Metric]:
     """An epoch as metrics; writing the same point twice is one point to MLflow."""
     step, timestamp = int(epoch["epoch"]), int(epoch["timestamp"])
     names = (name for name in epoch if name not in {"epoch", "timestamp"})

@@ -8,8 +8,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
-from mnist_search.tracking import ModelCard
-from mnist_search.tracking.place import MlflowPlace
+from mnist_search.tracking.base import ModelPayload
+from mnist_search.tracking.config import TrackingConfig
 
 CHAMPION = "champion"
 
@@ -18,7 +18,7 @@ def log_pt2(
     client: MlflowClient,
     experiment_id: str,
     run_id: str,
-    model: ModelCard,
+    model: ModelPayload,
     name: str,
     tags: dict[str, str],
 ) -> str:
@@ -58,16 +58,16 @@ class Registry:
         place: with the experiment that holds their runs.
     """
 
-    def __init__(self, place: MlflowPlace) -> None:
-        self._client = MlflowClient(place.tracking_uri)
-        self._place = place
+    def __init__(self, config: TrackingConfig) -> None:
+        self._client = MlflowClient(config.tracking_uri)
+        self._config = config
 
-    def log(self, name: str, run_id: str, make: Callable[[], ModelCard], tags: dict[str, str]) -> str:
+    def log(self, name: str, run_id: str, make: Callable[[], ModelPayload], tags: dict[str, str]) -> str:
         """The id of the model that is logged under a run, logged unless it was."""
-        found = self._client.search_logged_models([self._place.experiment_id], f"source_run_id = '{run_id}'")
+        found = self._client.search_logged_models([self._config.experiment_id], f"source_run_id = '{run_id}'")
         if found:
             return str(found[0].model_id)
-        return log_pt2(self._client, self._place.experiment_id, run_id, make(), name, tags)
+        return log_pt2(self._client, self._config.experiment_id, run_id, make(), name, tags)
 
     def register(self, name: str, model_id: str, run_id: str) -> str:
         """The version of a registered model that is this logged one, made unless there is one."""
@@ -82,7 +82,7 @@ class Registry:
         made = self._client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
         return str(made.version)
 
-    def crown(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+    def set_champion_alias(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Make a version the champion, with what proves it as tags."""
         for tag, value in tags.items():
             self._client.set_model_version_tag(name, version, tag, value)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search_space.training import Augmentation
+from search_space.training_config import Augmentation
 
 
 def augment(images: Tensor, how: Augmentation) -> Tensor:

@@ -11,19 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnist_search.training.average import WeightAverage
-from mnist_search.training.digits import Digits
+from mnist_search.data.dataset import Digits
+from mnist_search.training.device import ComputeMode
+from mnist_search.training.ema import ExponentialMovingAverage
 from mnist_search.training.optim import LearningRate
-from mnist_search.training.step import LossWatch, Recorded, TrainStep, Way
+from mnist_search.training.step import AsyncLossMonitor, CudaGraphStep, TrainStep
 from search_space import TrainingConfig
 
-PLAIN = Way()
+FP32 = ComputeMode()
 """fp32, as torch runs it."""
 
 STEPS_BETWEEN_CHECKS = 25
 """Steps between looks at the loss; a training that diverges ends within two of them."""
 
-HOPELESS_LOSS = 10 * math.log(10)
+DIVERGENCE_LOSS = 10 * math.log(10)
 """Ten times the cross-entropy of guessing among ten digits."""
 
 EVALUATION_BATCH = 1000
@@ -72,7 +73,7 @@ def fit(
     config: TrainingConfig,
     *,
     seed: int,
-    way: Way = PLAIN,
+    compute_mode: ComputeMode = FP32,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochRecord]:
     """Train ``network`` in place, yielding a record after every epoch.
@@ -87,7 +88,7 @@ def fit(
         val: images to be judged by.
         config: how to train.
         seed: decides order, augmentation and dropout; seeds torch's global generators.
-        way: how to do the arithmetic of a step; evaluation is always fp32.
+        compute_mode: how to do the arithmetic of a step; evaluation is always fp32.
         checkpoint: called every few steps; what it raises ends the training.
 
     Raises:
@@ -95,12 +96,12 @@ def fit(
     """
     torch.manual_seed(seed)
     device = train.images.device
-    network.to(device).to(memory_format=way.memory_format)
+    network.to(device).to(memory_format=compute_mode.memory_format)
     batch_size = min(config.batch_size, len(train))
     steps = len(train) // batch_size
-    average = WeightAverage(network, config.ema_decay) if config.ema_decay is not None else None
-    eager = TrainStep(network, train, config, way, average)
-    update = Recorded(eager) if way.graph else eager
+    average = ExponentialMovingAverage(network, config.ema_decay) if config.ema_decay is not None else None
+    eager = TrainStep(network, train, config, compute_mode, average)
+    update = CudaGraphStep(eager) if compute_mode.graph else eager
     rate = LearningRate(eager.optimizer, config.schedule, config.epochs, steps)
 
     def step(batch: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ def _train_epoch(
 ) -> Tensor:
     """Run a step on every batch; the sums of what it gives, still on the device."""
     totals = torch.zeros(2, device=batches[0].device)
-    watch = LossWatch(_check)
+    watch = AsyncLossMonitor(_check)
     for number, batch in enumerate(batches, 1):
         totals += step(batch)
         if number % STEPS_BETWEEN_CHECKS == 0 or number == len(batches):
@@ -165,10 +166,10 @@ def evaluate(network: nn.Module, digits: Digits) -> Evaluation:
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor) -> Tensor:
-    """(10, 10) int64 counts, a row per true digit and a column per answer."""
+    """(10, 10) int64 counts, a row per true digit and a column per run_cli."""
     return torch.bincount(10 * labels + predictions, minlength=100).view(10, 10)
 
 
 def _check(loss: float, where: str) -> None:
-    if not loss < HOPELESS_LOSS:  # NaN is not below anything
+    if not loss < DIVERGENCE_LOSS:  # NaN is not below anything
         raise Diverged(f"loss {loss:.3g} at {where}")

@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from mnist_search.training.dropout import ChannelDropout, MaskStrip, StripDropout
-from mnist_search.training.norm import FoldedBatchNorm
+from mnist_search.training.cpu_batch_norm import FoldedBatchNorm
+from mnist_search.training.cpu_dropout import BufferedDropout, ChannelDropout, MaskBuffer
 from search_space import architecture as spec
 from search_space.architecture import INPUT_SHAPE, Architecture
 
@@ -19,7 +19,7 @@ MEAN, STD = 0.1307, 0.3081
 
 
 @dataclass(frozen=True, slots=True)
-class Kit:
+class LayerFactory:
     """What a network's layers are made of.
 
     Attributes:
@@ -33,14 +33,14 @@ class Kit:
     norm: Callable[..., nn.Module]
 
 
-TORCH = Kit(nn.Dropout, nn.Dropout2d, nn.BatchNorm2d)
+REFERENCE_LAYERS = LayerFactory(nn.Dropout, nn.Dropout2d, nn.BatchNorm2d)
 """torch's own layers."""
 
 
-def fast_kit() -> Kit:
+def fast_layers() -> LayerFactory:
     """Layers that do the same in less time; element-wise dropout of one rate shares its masks."""
-    strip = cache(MaskStrip)
-    return Kit(lambda rate: StripDropout(strip(rate)), ChannelDropout, FoldedBatchNorm)
+    strip = cache(MaskBuffer)
+    return LayerFactory(lambda rate: BufferedDropout(strip(rate)), ChannelDropout, FoldedBatchNorm)
 
 
 class Network(nn.Module):
@@ -52,11 +52,11 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, architecture: Architecture, kit: Kit = TORCH) -> None:
+    def __init__(self, architecture: Architecture, layer_factory: LayerFactory = REFERENCE_LAYERS) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN))
         self.register_buffer("std", torch.tensor(STD))
-        self.layers = nn.Sequential(*modules(architecture, kit))
+        self.layers = nn.Sequential(*modules(architecture, layer_factory))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 1, 28, 28) pixels to (N, 10) logits."""
@@ -64,19 +64,19 @@ class Network(nn.Module):
         return logits
 
 
-def build(architecture: Architecture, seed: int, kit: Kit | None = None) -> Network:
+def build(architecture: Architecture, seed: int, layer_factory: LayerFactory | None = None) -> Network:
     """A freshly initialised network on the CPU; ``seed`` decides the weights.
 
     Args:
         architecture: what to build.
         seed: of torch's global generator, which draws the weights.
-        kit: what to build it of, fast layers by default.
+        layer_factory: what to build it of, fast layers by default.
 
     Raises:
         AssertionError: torch counts other parameters than the closed form.
     """
     torch.manual_seed(seed)
-    network = Network(architecture, kit or fast_kit())
+    network = Network(architecture, layer_factory or fast_layers())
     built = count(network)
     assert built == architecture.num_params(), f"{built} parameters, not {architecture.num_params()}"
     return network
@@ -96,28 +96,28 @@ def layer_table(network: nn.Module) -> str:
     return str(table)
 
 
-def modules(architecture: Architecture, kit: Kit) -> Iterator[nn.Module]:
+def modules(architecture: Architecture, layer_factory: LayerFactory) -> Iterator[nn.Module]:
     """The layers as torch's modules, for pixels that are normalised already."""
     shape = INPUT_SHAPE
     for layer in architecture.layers:
-        yield _module(layer, shape, kit)
+        yield _module(layer, shape, layer_factory)
         shape = layer.output_shape(shape)
 
 
-def _module(layer: spec.Layer, shape: spec.Shape, kit: Kit) -> nn.Module:  # noqa: PLR0911 - one line a layer
+def _module(layer: spec.Layer, shape: spec.Shape, layer_factory: LayerFactory) -> nn.Module:  # noqa: PLR0911 - one line a layer
     match layer:
         case spec.Conv(out, kernel, padding, bias):
             return nn.Conv2d(shape[0], out, kernel, padding=padding, bias=bias)
         case spec.Linear(out, bias):
             return nn.Linear(shape[0], out, bias=bias)
         case spec.BatchNorm(affine):
-            return kit.norm(shape[0], affine=affine)
+            return layer_factory.norm(shape[0], affine=affine)
         case spec.ReLU():
             return nn.ReLU()
         case spec.Dropout(rate, "channel"):
-            return kit.channel_dropout(rate)
+            return layer_factory.channel_dropout(rate)
         case spec.Dropout(rate):
-            return kit.dropout(rate)
+            return layer_factory.dropout(rate)
         case spec.MaxPool(size):
             return nn.MaxPool2d(size)
         case spec.GlobalAvgPool():

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from mnist_search.training.capturable import CapturableAdam, CapturableSGD
-from search_space.training import (
+from search_space.training_config import (
     SGD,
     Adam,
     Constant,

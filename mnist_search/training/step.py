@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnist_search.data.dataset import Digits
 from mnist_search.training.augment import augment
-from mnist_search.training.average import WeightAverage
 from mnist_search.training.capturable import Capturable
-from mnist_search.training.digits import Digits
+from mnist_search.training.device import ComputeMode
+from mnist_search.training.ema import ExponentialMovingAverage
 from mnist_search.training.optim import make_optimizer
 from search_space import TrainingConfig
-
-Precision: TypeAlias = Literal["bf16", "fp32"]
 
 WARM_UP = 3
 """Calls before a graph is recorded, as many as torch's documentation makes."""
 
 BEFORE_REPLAYS = WARM_UP + 1
 """Calls that take longer than those after them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How a step's arithmetic is done; what it comes to is the same but for rounding.
-
-    Attributes:
-        precision: of the forward and backward pass; weights are fp32.
-        channels_last: whether the channels of a pixel lie side by side.
-        graph: whether a step is recorded as a CUDA graph; on CUDA only.
-    """
-
-    precision: Precision = "fp32"
-    channels_last: bool = True
-    graph: bool = False
-
-    def __str__(self) -> str:
-        layout = "channels last" if self.channels_last else "channels first"
-        return ", ".join((self.precision, layout, *(["CUDA graph"] if self.graph else [])))
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Of weights and maps."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 class TrainStep:
@@ -57,7 +30,7 @@ class TrainStep:
         network: on the device of ``train``.
         train: images to learn from.
         config: how to train; the schedule is the caller's to follow.
-        way: how to do the arithmetic.
+        compute_mode: how to do the arithmetic.
         average: what follows the weights.
 
     Attributes:
@@ -69,14 +42,14 @@ class TrainStep:
         network: nn.Module,
         train: Digits,
         config: TrainingConfig,
-        way: Way,
-        average: WeightAverage | None = None,
+        compute_mode: ComputeMode,
+        average: ExponentialMovingAverage | None = None,
     ) -> None:
-        self.optimizer = make_optimizer(network.parameters(), config.optimizer, capturable=way.graph)
+        self.optimizer = make_optimizer(network.parameters(), config.optimizer, capturable=compute_mode.graph)
         self._network = network
         self._train = train
         self._config = config
-        self._way = way
+        self._compute_mode = compute_mode
         self._average = average
 
     def __call__(self, batch: Tensor) -> Tensor:
@@ -96,13 +69,15 @@ class TrainStep:
         """Loss and right answers of these images, augmented."""
         labels = self._train.labels[batch]
         pixels = augment(self._train.images[batch].float() / 255, self._config.augmentation)
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self._way.precision == "bf16"):
-            logits = self._network(pixels.contiguous(memory_format=self._way.memory_format)).float()
+        with torch.autocast(
+            pixels.device.type, torch.bfloat16, enabled=self._compute_mode.precision == "bf16"
+        ):
+            logits = self._network(pixels.contiguous(memory_format=self._compute_mode.memory_format)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self._config.label_smoothing)
         return loss, (logits.argmax(1) == labels).sum()
 
 
-class Recorded:
+class CudaGraphStep:
     """A step, recorded as a CUDA graph at its fourth call and replayed ever after: one launch.
 
     Index select, augmentation, both passes, optimizer and average are in it; only the numbers of
@@ -124,21 +99,21 @@ class Recorded:
         self._calls += 1
         self._schedule.read()
         if self._calls <= WARM_UP:
-            return self._aside(batch)
+            return self._warm_up(batch)
         if self._calls == WARM_UP + 1:
-            self._record(batch)
+            self._capture(batch)
         self._input.copy_(batch)
         self._graph.replay()
         return self._output
 
-    def _aside(self, batch: Tensor) -> Tensor:
+    def _warm_up(self, batch: Tensor) -> Tensor:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             result = self._step(batch)
         torch.cuda.current_stream().wait_stream(self._stream)
         return result
 
-    def _record(self, batch: Tensor) -> None:
+    def _capture(self, batch: Tensor) -> None:
         """Recording runs nothing: weights, optimizer and average stay as they are."""
         self._input = batch.clone()
         # Other threads may ask CUDA things meanwhile: a lease is renewed, a run is written.
@@ -146,7 +121,7 @@ class Recorded:
             self._output = self._step(self._input)
 
 
-class LossWatch:
+class AsyncLossMonitor:
     """Looks at the loss now and then without making a GPU wait.
 
     There a look sends for the sum and reads the one that was sent for a look ago, so that the

@@ -1,0 +1,1 @@
+"""Final evaluation on the test set."""

@@ -1,0 +1,134 @@
+"""A search study: its stored StudyConfig, its number of trials, and its proposals."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import optuna
+from optuna.trial import Trial
+
+from experiments import StudyConfig
+from mnist_search.errors import StudyConflict, UsageError
+from mnist_search.records import StudyRecord
+from mnist_search.search.pruners import pruner_for
+from mnist_search.search.samplers import sampler_for_trial
+from mnist_search.storage import studies
+from mnist_search.storage.database import Store
+from mnist_search.storage.queue import Claim, TrialQueue
+from mnist_search.storage.studies import CONFIG_ATTR, N_TRIALS_ATTR, UID_ATTR
+
+
+class SearchStudy:
+    """One study of the store, open for its queue and its proposals.
+
+    Attributes:
+        study: the Optuna study.
+        config: the stored StudyConfig.
+        queue: the trials.
+    """
+
+    def __init__(self, store: Store, study: optuna.Study) -> None:
+        self._store = store
+        self.study = study
+        self.name = study.study_name
+        self.config = studies.stored_config(study)
+        self.queue = TrialQueue(store, study)
+        study.pruner = pruner_for(self.config)
+
+    @classmethod
+    def open(cls, store: Store, name: str) -> SearchStudy:
+        """Open an existing study.
+
+        Raises:
+            NotFound: no such study in the store.
+            UnusableConfiguration: mnist-search did not create the study.
+        """
+        return cls(store, studies.load(store, name))
+
+    @classmethod
+    def open_or_create(cls, store: Store, name: str, config: StudyConfig, n_trials: int) -> SearchStudy:
+        """Open the study of this name, created if it does not exist.
+
+        Raises:
+            StudyConflict: the study has another StudyConfig.
+        """
+        with store.lock("claim"):
+            if name in optuna.get_all_study_names(store.storage):
+                study = optuna.load_study(study_name=name, storage=store.storage)
+            else:
+                study = optuna.create_study(study_name=name, storage=store.storage, direction="maximize")
+            if CONFIG_ATTR not in study.user_attrs and not study.trials:
+                study.set_user_attr(UID_ATTR, uuid.uuid4().hex)
+                study.set_user_attr(N_TRIALS_ATTR, n_trials)
+                study.set_user_attr(CONFIG_ATTR, config.to_json())  # last: it marks a complete study
+            search_study = cls(store, study)
+            search_study.check_same_config(config)
+            search_study.raise_n_trials(n_trials)
+            return search_study
+
+    def check_same_config(self, config: StudyConfig) -> None:
+        """Check that a command asks for the stored StudyConfig.
+
+        Raises:
+            StudyConflict: with every difference.
+        """
+        differences = self.config.differences(config)
+        if differences:
+            listed = "; ".join(f"{d.name} is {d.stored}, not {d.requested}" for d in differences)
+            raise StudyConflict(
+                f"study {self.name!r} exists with another configuration ({listed}); continue it with "
+                f"mnist-search resume {self.name}, or create another with --study NAME"
+            )
+
+    @property
+    def n_trials(self) -> int:
+        """Number of trained trials asked for."""
+        return int(self.study.user_attrs[N_TRIALS_ATTR])
+
+    def raise_n_trials(self, n_trials: int) -> None:
+        """Ask for at least this many trained trials."""
+        if n_trials > self.n_trials:
+            self.study.set_user_attr(N_TRIALS_ATTR, n_trials)
+
+    def record(self) -> StudyRecord:
+        """The study with its trials, as stored now."""
+        return studies.study_record(self._store, self.study)
+
+    def lock(self, topic: str) -> AbstractContextManager[None]:
+        """Hold one of the store's locks; see ``Store.lock``."""
+        return self._store.lock(topic)
+
+    def enqueue(self, params: Mapping[str, Any]) -> bool:
+        """Enqueue a trial with these params, before any sampled one, unless there is one.
+
+        Returns:
+            Whether a trial was added.
+
+        Raises:
+            UsageError: the network is over the budget.
+        """
+        budget = self.config.parameter_budget
+        if not budget.fits(params):
+            raise UsageError(
+                f"a network of {budget.count(params):,} parameters is over the budget of {budget.limit:,}; "
+                "enqueue a smaller one, or search with a larger --budget"
+            )
+        with self._store.lock("claim"):
+            before = len(self.study.get_trials(deepcopy=False))
+            self.study.enqueue_trial(dict(params), skip_if_exists=True)
+            return len(self.study.get_trials(deepcopy=False)) > before
+
+    def claim(self) -> Claim | None:
+        """Claim the next trial with every param suggested; None without a free slot."""
+        return self.queue.claim(self._suggest_params)
+
+    def _suggest_params(self, trial: Trial) -> None:
+        """Let the sampler suggest every param; those of an earlier attempt are kept."""
+        sampler = sampler_for_trial(self.config, trial.number)
+        self.study.sampler = sampler
+        self.config.space.suggest(trial)
+        if sampler.rejected:
+            trial.set_user_attr("rejected", sampler.rejected)

@@ -1,1 +1,0 @@
-"""A study in its store: claims, samplers, pruners, workers."""

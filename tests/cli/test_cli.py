@@ -1,0 +1,388 @@
+"""The command line: help, bad input, reading."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from optuna.trial import TrialState
+from support import (
+    digest,
+    empty_file,
+    mlflow_database,
+    newer_schema,
+    text_file,
+)
+
+from experiments import BASELINES
+from mnist_search.cli.app import run_cli
+from mnist_search.cli.options import bounds, seconds
+from mnist_search.errors import MnistSearchError, UsageError
+from mnist_search.search.study import SearchStudy
+from mnist_search.storage.database import Store
+
+VERBS = {"run", "resume", "status", "studies", "trials", "best", "explain", "space", "compare", "data", "ui"}
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Runs a verb in this process: exit code, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        code = run_cli([str(a) for a in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def test_help_names_every_verb(cli):
+    code, out, _ = cli("--help")
+
+    assert code == 0
+    assert all(f" {verb} " in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS | {"init"}))
+def test_every_verb_explains_itself(cli, verb):
+    code, out, _ = cli(verb, "--help")
+
+    assert code == 0
+    assert len(out.splitlines()) > 5
+
+
+def test_help_imports_nothing_heavy():
+    check = (
+        "import sys\n"
+        "from mnist_search.cli.app import run_cli\n"
+        "run_cli(['run', '--help'])\n"
+        "heavy = {'torch', 'mlflow', 'optuna', 'sqlalchemy', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_importing_the_packages_changes_nothing(tmp_path):
+    check = (
+        "import os, threading, logging\n"
+        "before = dict(os.environ)\n"
+        "import search_space, experiments, mnist_search, mnist_search.cli.app, mnist_search.execution.run_study\n"
+        "import mnist_search.execution.trials, mnist_search.tracking.mlflow_tracker, torch\n"
+        "mine = {k for k in set(os.environ) | set(before) if os.environ.get(k) != before.get(k)}\n"
+        "assert not {k for k in mine if k.startswith(('MLFLOW', 'MNIST', 'DO_NOT', 'OPTUNA'))}, mine\n"
+        "assert threading.active_count() == 1 and not torch.cuda.is_initialized()\n"
+        "assert not os.listdir('.'), os.listdir('.')"
+    )
+    quiet = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=tmp_path, env=quiet, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_arguments_print_the_help(cli):
+    code, out, _ = cli()
+
+    assert code == 0
+    assert "Usage: mnist-search" in out
+
+
+def test_version_is_that_of_the_package(cli):
+    from importlib.metadata import version
+
+    assert cli("--version")[:2] == (0, f"{version('mnist-search')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["run"], 2, "Missing option '--budget'"),
+        (["run", "--budget", "50"], 2, "the smallest has 132; raise --budget to 132 or lower --width"),
+        (["run", "--budget", "0"], 2, "--budget"),
+        (["run", "--budget", "-5"], 2, "--budget"),
+        (["run", "--budget", "many"], 2, "--budget"),
+        (["run", "--budget", "10000000000000"], 2, "within 1 and 1,000,000"),
+        (["run", "--budget", "8000", "--trials", "0"], 2, "--trials"),
+        (["run", "--budget", "8000", "--epochs", "-1"], 2, "--epochs"),
+        (["run", "--budget", "8000", "--seed", "-1"], 2, "--seed"),
+        (["run", "--budget", "8000", "--sampler", "magic"], 2, "no sampler 'magic'"),
+        (["run", "--budget", "8000", "--sampler", "grid"], 2, "grid cannot be used"),
+        (["run", "--budget", "8000", "--pruner", "magic"], 2, "no pruner 'magic'"),
+        (["run", "--budget", "8000", "--jobs", "0"], 2, "--jobs takes a number"),
+        (["run", "--budget", "8000", "--jobs", "some"], 2, "--jobs takes a number"),
+        (["run", "--budget", "8000", "--timeout", "soon"], 2, "--timeout takes a duration"),
+        (["run", "--budget", "8000", "--trial-timeout", "0s"], 2, "--trial-timeout takes a duration above"),
+        (["run", "--budget", "8000", "--target", "99.5"], 2, "--target"),
+        (["run", "--budget", "8000", "--patience", "0"], 2, "--patience"),
+        (["run", "--budget", "8000", "--depth", "deep"], 2, "--depth takes LOW:HIGH"),
+        (["run", "--budget", "8000", "--depth", "7:3"], 2, "depth takes bounds"),
+        (["run", "--budget", "8000", "--width", "0:9"], 2, "width takes bounds"),
+        (["run", "--budget", "8000", "--train-images", "59999"], 2, "60,000 training images"),
+        (["run", "--budget", "8000", "--study", "../x"], 2, "no name for a study"),
+        (["run", "--budget", "8000", "--device", "toaster"], 2, "--device"),
+        (["run", "--budget", "8000", "--device", "cuda"], 78, "no cuda device on this machine"),
+        (["run", "--budget", "8000", "--data-dir", "none"], 69, "none is not a folder"),
+        (["run", "--budget", "8000", "--storage", "mongodb://x"], 78, "--storage"),
+        (["run", "--budget", "8000", "--storage", "shopping list"], 78, "--storage takes a database URL"),
+        (["run", "--budget", "8000", "--tracking-uri", "file:./mlruns"], 78, "MLflow cannot keep runs"),
+        (
+            ["run", "--budget", "8000", "--storage", "sqlite:///a.db", "--tracking-uri", "sqlite:///a.db"],
+            78,
+            "cannot share one database",
+        ),
+        (["resume", "none"], 66, "no study store"),
+        (["resume", "none", "--trials", "a few"], 2, "--trials takes a number"),
+        (["status"], 66, "no study store"),
+        (["studies"], 66, "no study store"),
+        (["trials", "none"], 66, "no study store"),
+        (["best", "none"], 66, "no study store"),
+        (["explain", "none", "1"], 66, "no study store"),
+        (["compare", "none"], 66, "no study store"),
+        (["space", "--budget", "50"], 2, "the smallest has 132"),
+        (["data", "--data-dir", "none"], 69, "none is not a folder"),
+        (["ui"], 66, "no MLflow database"),
+        (["ui", "--tracking-uri", "http://127.0.0.1:1"], 2, "open http://127.0.0.1:1 in a browser"),
+        (["fly"], 2, "No such command 'fly'"),
+    ],
+)
+def test_bad_input_is_one_line_with_its_exit_code_and_leaves_nothing(
+    cli, tmp_path, monkeypatch, arguments, code, complaint
+):
+    if "cuda" in arguments and __import__("torch").cuda.is_available():
+        pytest.skip("there is a GPU here")
+    monkeypatch.delenv("MNIST_SEARCH_DATA", raising=False)
+
+    ended, out, err = cli(*arguments)
+
+    assert ended == code
+    assert complaint in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert digest(tmp_path) == {}
+
+
+@pytest.mark.parametrize("verb", [["run", "--budget", "8000"], ["status"], ["resume", "s"], ["compare", "s"]])
+@pytest.mark.parametrize("make", [text_file, empty_file, mlflow_database, newer_schema])
+def test_a_foreign_store_is_refused_and_left_as_it_is(cli, tmp_path, mnist_dir, verb, make):
+    make(tmp_path / "mnist-search.db")
+    before = digest(tmp_path)
+
+    code, _, err = cli(*verb, *(["--data-dir", mnist_dir] if verb[0] == "run" else []))
+
+    assert code == 78
+    assert len(err.splitlines()) == 1
+    assert digest(tmp_path) == before
+
+
+def test_a_foreign_mlflow_file_is_refused_and_left_as_it_is(cli, tmp_path, mnist_dir):
+    (tmp_path / "mlflow.db").write_text("shopping list")
+    before = digest(tmp_path)
+
+    code, _, err = cli("run", "--budget", "8000", "--data-dir", mnist_dir)
+
+    assert (code, len(err.splitlines())) == (78, 1)
+    assert digest(tmp_path) == before
+
+
+def test_damaged_data_stop_a_run_before_a_store_is_made(cli, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-images-idx3-ubyte").write_text("not images")
+
+    code, _, err = cli("run", "--budget", "8000", "--data-dir", tmp_path / "data")
+
+    assert code == 69
+    assert "SHA-256 sum is wrong" in err
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_a_folder_that_cannot_be_written_is_a_disk_error(cli, tmp_path, mnist_dir):
+    code, _, err = cli(
+        "run", "--budget", "8000", "--data-dir", mnist_dir, "--storage", "sqlite:////proc/store.db"
+    )
+
+    assert code == 74
+    assert "cannot create the study store" in err
+    assert digest(tmp_path) == {}
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(MnistSearchError, match="no study store"):
+        run_cli(["--debug", "status"])
+
+
+def test_a_dry_run_shows_proposals_and_writes_nothing(cli, tmp_path):
+    code, out, _ = cli("run", "--budget", "8000", "--dry-run")
+
+    assert code == 0
+    assert "study budget-8000: 50 trials of 15 epochs, nothing over 8,000 parameters" in out
+    assert "nothing was written" in out
+    assert digest(tmp_path) == {}
+
+
+def test_space_tells_size_and_share(cli):
+    code, out, _ = cli("space", "--budget", "8000", "--format", "json")
+
+    document = json.loads(out)
+    assert code == 0
+    assert document["smallest"] <= 8000 <= document["largest"]
+    assert 0 < document["near_budget_share"] < document["feasible_share"] < 1
+
+
+def test_compare_without_a_store_shows_the_seeds(cli, tmp_path):
+    code, out, _ = cli("compare", "--no-published", "--format", "json")
+
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code == 0
+    assert {name: row["parameters"] for name, row in rows.items()} == {
+        "seed-000": 8932, "seed-001": 7204, "seed-002": 25290, "seed-003": 15578, "seed-004": 11588,
+    }  # fmt: skip
+    assert {row["kind"] for row in rows.values()} == {"seed"}
+    assert rows["seed-000"]["claimed_test_accuracy"] == 0.995
+    assert digest(tmp_path) == {}
+
+
+@pytest.fixture
+def filled(tmp_path, study_config):
+    """A store with a study of a complete, a pruned, a failed and a waiting trial."""
+    search_study = SearchStudy.open_or_create(
+        Store.open_or_create(f"sqlite:///{tmp_path}/mnist-search.db"), "budget-1500", study_config, 5
+    )
+    curve = [
+        {"epoch": e, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 0.5, "val_accuracy": 0.9 + e / 100,
+         "learning_rate": 0.1, "seconds": 1.0, "samples_per_second": 10.0, "timestamp": e}
+        for e in (1, 2)
+    ]  # fmt: skip
+    for state, value, reason in (
+        (TrialState.COMPLETE, 0.92, None),
+        (TrialState.PRUNED, None, "asha pruner after epoch 2"),
+        (TrialState.FAIL, None, "diverged: loss nan at step 25 of epoch 1"),
+    ):
+        claim = search_study.claim()
+        claim.trial.set_user_attr(
+            "num_params", study_config.space.architecture(claim.trial.params).num_params()
+        )
+        if state != TrialState.FAIL:
+            claim.trial.set_user_attr("curve", curve)
+        if reason:
+            claim.trial.set_user_attr("reason", reason)
+        search_study.queue.finish(claim, state, value)
+    search_study.queue.release(search_study.claim())
+    return search_study
+
+
+@pytest.mark.usefixtures("filled")
+def test_status_is_one_document(cli):
+    code, out, _ = cli("status", "--format", "json")
+
+    document = json.loads(out)
+    assert code == 0
+    assert {"study", "budget", "trials_target", "trials_done", "rejected", "best"} <= set(document)
+    assert (document["study"], document["trials_done"], document["waiting"]) == ("budget-1500", 3, 1)
+    assert document["best"]["number"] == 0
+
+
+@pytest.mark.usefixtures("filled")
+def test_trials_tell_state_score_and_reason(cli):
+    _, out, _ = cli("trials", "budget-1500", "--format", "json")
+
+    rows = json.loads(out)
+    assert [row["state"] for row in rows] == ["COMPLETE", "PRUNED", "FAIL", "WAITING"]
+    assert [row["epochs"] for row in rows] == [2, 2, 0, 0]
+    assert rows[0]["val_accuracy"] == 0.92
+    assert rows[2]["reason"].startswith("diverged")
+    assert {"number", "state", "num_params", "val_accuracy", "epochs", "run_id", "reason"} <= set(rows[0])
+
+
+@pytest.mark.usefixtures("filled")
+def test_csv_and_tables_tell_the_same(cli):
+    _, out, _ = cli("trials", "budget-1500", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    _, table, _ = cli("trials", "budget-1500")
+
+    assert [row["state"] for row in rows] == ["COMPLETE", "PRUNED", "FAIL", "WAITING"]
+    assert all(row["state"] in table for row in rows)
+    assert "92.00 %" in table
+    assert "\x1b" not in table
+
+
+@pytest.mark.usefixtures("filled")
+def test_best_explain_studies_and_compare_read_the_store(cli):
+    assert json.loads(cli("best", "budget-1500", "-f", "json")[1])["val_accuracy"] == 0.92
+    explained = json.loads(cli("explain", "budget-1500", "0", "-f", "json")[1])
+    assert sum(layer["num_params"] for layer in explained["layers"]) == explained["num_params"] <= 1500
+    assert len(explained["curve"]) == 2
+    assert "diverged" in cli("explain", "budget-1500", "2")[1]
+    (study,) = json.loads(cli("studies", "-f", "json")[1])
+    assert study["trials_done"] == 3
+    rows = json.loads(cli("compare", "-f", "json")[1])
+    assert {row["name"] for row in rows if row["kind"] != "published"} == {*BASELINES, "budget-1500"}
+    assert all(
+        0.99 <= row["claimed_test_accuracy"] < 1
+        for row in rows
+        if row["kind"] == "published" and row["parameters"] > 600
+    )
+    assert sorted(row["parameters"] for row in rows) == [row["parameters"] for row in rows]
+    (ours,) = (row for row in rows if row["kind"] == "study")
+    assert (ours["val_accuracy"], ours["front"], ours["budget"]) == (0.92, True, 1500)
+
+
+@pytest.mark.usefixtures("filled")
+def test_compare_draws_its_networks_where_it_can(cli, tmp_path):
+    code, out, _ = cli("compare", "--plot", tmp_path / "plot.html", "-f", "csv")
+
+    assert code == 0
+    assert out.startswith("name,kind,parameters")
+    assert "budget-1500" in (tmp_path / "plot.html").read_text()
+
+    code, out, err = cli("compare", "--plot", tmp_path / "nowhere" / "plot.html")
+
+    assert (code, out) == (74, "")
+    assert "name another file with --plot" in err
+
+
+@pytest.mark.usefixtures("filled")
+def test_unknown_studies_and_trials_are_not_found(cli):
+    for arguments in (["status", "x"], ["trials", "x"], ["best", "x"], ["explain", "budget-1500", "99"]):
+        code, _, err = cli(*arguments)
+        assert (code, len(err.splitlines())) == (66, 1)
+
+
+def test_a_study_with_another_definition_is_a_conflict(cli, filled, mnist_dir, tmp_path):
+    before = digest(tmp_path)
+
+    code, _, err = cli("run", "--budget", "1500", "--trials", "5", "--data-dir", mnist_dir)
+
+    assert code == 65
+    assert "epochs is 2, not 15" in err
+    assert "mnist-search resume budget-1500" in err
+    assert digest(tmp_path) == before
+    assert len(filled.record().trials) == 4
+
+
+def test_durations_and_bounds_are_read_as_people_write_them():
+    assert [seconds(text, "-") for text in ("90", "30m", "1h30m", "1.5h", "2d", None)] == [
+        90, 1800, 5400, 5400, 172_800, None,
+    ]  # fmt: skip
+    assert bounds("4:30", "-") == (4, 30)
+    for wrong in ("", "m", "3x", "-5s", "1h x"):
+        with pytest.raises(UsageError):
+            seconds(wrong, "-")
+
+
+def test_environment_names_the_store_and_a_flag_wins(cli, monkeypatch):
+    monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///theirs.db")
+    assert "theirs.db" in cli("status")[2]
+    monkeypatch.setenv("MNIST_SEARCH_STORAGE", "sqlite:///ours.db")
+    assert "ours.db" in cli("status")[2]
+    assert "flag.db" in cli("status", "--storage", "sqlite:///flag.db")[2]

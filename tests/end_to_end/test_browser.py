@@ -1,0 +1,187 @@
+"""What people see: the MLflow UI on a real study, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+STUDY = "budget-1500"
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def tracking_config(tmp_path_factory, mnist_dir):
+    """A folder with a study of four trials, made by the command line."""
+    folder = tmp_path_factory.mktemp("browser")
+    command = [sys.executable, "-m", "mnist_search"]
+    options = "--budget 1500 --trials 4 --epochs 2 --train-images 2000 --val-images 1000 --pruner none"
+    subprocess.run([*command, "run", *options.split(), "--data-dir", mnist_dir], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trials(tracking_config):
+    """The trials as the store has them, the best first."""
+    command = [sys.executable, "-m", "mnist_search", "trials", STUDY, "--format", "json"]
+    told = subprocess.run(command, cwd=tracking_config, check=True, capture_output=True, text=True).stdout
+    return sorted(json.loads(told), key=lambda trial: -trial["val_accuracy"])
+
+
+@pytest.fixture(scope="module")
+def address(tracking_config):
+    """``mnist-search ui``, running in that folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mnist_search", "ui", "--port", str(port)]
+    log = (tracking_config / "ui.log").open("w")
+    with (
+        log,
+        subprocess.Popen(
+            command, cwd=tracking_config, env=os.environ, start_new_session=True, stdout=log, stderr=log
+        ) as server,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(url, server)
+            yield url
+        finally:
+            os.killpg(server.pid, 15)
+
+
+def wait_for(url, server):
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(url)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The machine's own Chromium."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page.set_default_timeout(PATIENCE_MS)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert errors == []
+
+
+def runs(address, **query):
+    return f"{address}/#/experiments/1/runs?{urlencode(query)}"
+
+
+def best_first(address, condition):
+    """The address of the runs that meet it; sorted by a metric the table is flat."""
+    order = {"orderByKey": "metrics.`val_accuracy`", "orderByAsc": "false"}
+    return runs(address, searchFilter=condition, **order)
+
+
+def names(page, count):
+    """The runs in the table from top to bottom, once there are ``count``."""
+    page.get_by_text(f"{count} matching runs").wait_for()
+    cells = page.locator("[role=gridcell][col-id*='Run Name']").filter(has=page.get_by_role("link")).all()
+    tops = {cell.get_by_role("link").inner_text(): cell.bounding_box()["y"] for cell in cells}
+    return sorted(tops, key=tops.__getitem__)
+
+
+def assert_shows_something(page, path):
+    """The screenshot is no blank page."""
+    page.screenshot(path=path)
+    assert np.asarray(Image.open(path).convert("L")).std() > 10
+
+
+def test_a_study_is_one_run_that_unfolds_into_its_trials(page, address, trials, tmp_path):
+    page.goto(runs(address))
+    parent = page.get_by_role("link", name=STUDY, exact=True)
+    parent.wait_for()
+    assert page.get_by_role("link", name=f"{STUDY} trial").count() == 0
+
+    page.locator("[role=row]").filter(has=parent).first.get_by_role("button").first.click()
+
+    for trial in trials:
+        page.get_by_role("link", name=f"{STUDY} trial {trial['number']}", exact=True).first.wait_for()
+    assert_shows_something(page, tmp_path / "study.png")
+
+
+def test_trials_sort_by_their_accuracy(page, address, trials):
+    page.goto(best_first(address, "tags.role = 'trial'"))
+
+    shown = names(page, len(trials))
+
+    accuracy = {f"{STUDY} trial {trial['number']}": trial["val_accuracy"] for trial in trials}
+    assert [accuracy[name] for name in shown] == sorted(accuracy.values(), reverse=True)
+
+
+def test_trials_filter_by_their_parameters(page, address, trials):
+    limit = sorted(trial["num_params"] for trial in trials)[1]
+    few = {f"{STUDY} trial {trial['number']}" for trial in trials if trial["num_params"] <= limit}
+
+    page.goto(best_first(address, f"metrics.num_params <= {limit}"))
+
+    assert set(names(page, len(few))) == few
+
+
+def test_a_trial_shows_its_parameters_curves_layers_and_model(page, address, trials, tmp_path):
+    best = trials[0]
+    run = f"{address}/#/experiments/1/runs/{best['run_id']}"
+
+    page.goto(run)
+    page.get_by_text(best["architecture"], exact=True).first.wait_for()
+    page.get_by_text(f"{STUDY}-trial-{best['number']}").first.wait_for()
+
+    page.goto(f"{run}/model-metrics")
+    page.get_by_text(f"{STUDY} trial {best['number']} (val_accuracy)").first.wait_for()
+    assert_shows_something(page, tmp_path / "curves.png")
+
+    page.goto(f"{run}/artifacts/layers.txt")
+    page.get_by_text("Mult-Adds").first.wait_for()
+
+
+def test_the_parent_tells_how_the_study_stands(page, address, trials, tmp_path):
+    page.goto(runs(address))
+    page.get_by_role("link", name=STUDY, exact=True).click()
+
+    page.get_by_text(f"{len(trials)} of {len(trials)}").first.wait_for()
+    assert_shows_something(page, tmp_path / "parent.png")

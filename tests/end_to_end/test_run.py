@@ -1,0 +1,384 @@
+"""The main job as a user runs it: real processes, real MNIST, real stores, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from optuna.trial import TrialState
+
+from mnist_search.search.study import SearchStudy
+from mnist_search.storage.database import Store
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's, when it is read in this process
+
+SMALL = [
+    "run", "--budget", "1500", "--epochs", "2", "--train-images", "2000", "--val-images", "500",
+    "--pruner", "none", "--device", "cpu", "--warm-start", "none",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _data(mnist_dir, monkeypatch):
+    monkeypatch.setenv("MNIST_SEARCH_DATA", str(mnist_dir))
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Starts ``mnist-search`` in a process group of its own and leaves it running."""
+    groups = []
+
+    def call(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mnist_search", *arguments],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        groups.append(process)
+        return process
+
+    yield call
+    for process in groups:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        process.wait()
+
+
+def ledger_of(folder, study="budget-1500"):
+    return SearchStudy.open(Store.open(f"sqlite:///{folder}/mnist-search.db"), study)
+
+
+def wait_for(folder, condition, seconds=60):
+    """Look into the store until something is so."""
+    for _ in range(seconds * 10):
+        time.sleep(0.1)
+        if (folder / "mnist-search.db").exists():
+            try:
+                record = ledger_of(folder).record()
+            except Exception:  # noqa: BLE001 - the study is not there yet
+                continue
+            if condition(record):
+                return record
+    pytest.fail("it did not come to that")
+
+
+def runs_of(folder):
+    """Trial runs by number, the study's run, and the client to ask more."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    study_config = client.get_experiment_by_name("mnist-search")
+    runs = client.search_runs([study_config.experiment_id])
+    trials = {int(r.data.tags["trial"]): r for r in runs if r.data.tags["role"] == "trial"}
+    assert len(trials) == sum(r.data.tags["role"] == "trial" for r in runs), "two runs of one trial"
+    (parent,) = (r for r in runs if r.data.tags["role"] == "study")
+    return trials, parent, client
+
+
+def assert_sound(folder, trials):
+    """What must hold of both stores after anything."""
+    import sqlite3
+
+    record = ledger_of(folder).record()
+    assert [t.number for t in record.trials] == list(range(trials))
+    assert all(t.is_finished for t in record.trials)
+    assert all(t.num_params <= record.config.budget for t in record.trials)
+    runs, _, _ = runs_of(folder)
+    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    assert {n: r.info.status for n, r in runs.items()} == {t.number: status[t.state] for t in record.trials}
+    for trial in record.trials:
+        assert runs[trial.number].info.run_id == trial.run_id
+        if trial.state == "COMPLETE":
+            assert runs[trial.number].data.metrics["val_accuracy"] == trial.val_accuracy
+    for name in ("mnist-search.db", "mlflow.db"):
+        with sqlite3.connect(folder / name) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    return record
+
+
+def test_a_run_ends_with_exactly_its_trials_and_models_within_the_budget(command, tmp_path):
+    import mlflow
+
+    done = command(*SMALL, "--trials", "4", "--jobs", "2", "--keep-models", "2")
+
+    assert done.code == 0, done.err
+    assert "trials done     4" in done.out
+    assert "\x1b" not in done.out + done.err
+    assert re.search(r"trial +\d+ +complete +\d\d\.\d\d %", done.err)
+    record = assert_sound(tmp_path, trials=4)
+    runs, parent, client = runs_of(tmp_path)
+    assert {r.data.tags["mlflow.parentRunId"] for r in runs.values()} == {parent.info.run_id}
+    assert (parent.info.status, parent.data.tags["trials"]) == ("FINISHED", "4/4")
+    assert max(len(r.data.params) for r in runs.values()) <= 25
+    kept = {t.number: t for t in record.trials if t.model_id}
+    assert set(kept) == {t.number for t in record.ranked[:2]}
+    assert len(client.search_logged_models([parent.info.experiment_id])) == 2
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    for trial in kept.values():
+        module = mlflow.pytorch.load_model(f"models:/{trial.model_id}")
+        assert sum(p.numel() for p in module.parameters()) == trial.num_params <= 1500
+
+    again = command(*SMALL, "--trials", "4", "--jobs", "2", "--keep-models", "2")
+    assert again.code == 0
+    assert_sound(tmp_path, trials=4)
+
+    more = command("resume", "budget-1500", "--trials", "+1", "--device", "cpu")
+    assert more.code == 0, more.err
+    assert_sound(tmp_path, trials=5)
+
+
+def test_the_search_never_opens_a_test_file(command, tmp_path, mnist_dir):
+    folder = tmp_path / "train-only"
+    folder.mkdir()
+    for path in mnist_dir.glob("train-*"):
+        (folder / path.name).symlink_to(path)
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        (folder / name).mkdir()  # to open it would fail
+        (folder / f"{name}.gz").mkdir()
+
+    done = command(*SMALL, "--trials", "1", "--no-mlflow", MNIST_SEARCH_DATA=str(folder))
+
+    assert done.code == 0, done.err
+    assert_code = command("data", MNIST_SEARCH_DATA=str(folder))
+    assert assert_code.code == 69
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_stops_cleanly_and_the_printed_command_goes_on(begin, command, tmp_path, number, code):
+    arguments = [*SMALL, "--trials", "3", "--jobs", "1", "--epochs", "3"]
+    process = begin(*arguments)
+    wait_for(tmp_path, lambda record: any(t.run_id for t in record.trials))
+
+    os.killpg(process.pid, number)  # a terminal signals the whole group
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == code, err
+    assert f"go on with: mnist-search {' '.join(arguments)}" in err
+    assert "trials done" in out
+    states = {t.state for t in ledger_of(tmp_path).record().trials}
+    assert "RUNNING" not in states
+    runs, parent, _ = runs_of(tmp_path)
+    assert parent.info.status == "KILLED"
+    assert all(run.info.status != "RUNNING" for run in runs.values())
+
+    assert command(*arguments).code == 0
+    assert_sound(tmp_path, trials=3)
+
+
+def test_a_second_signal_ends_at_once(begin, tmp_path):
+    process = begin(*SMALL, "--trials", "3", "--jobs", "1", "--epochs", "50")
+    wait_for(tmp_path, lambda record: any(t.run_id for t in record.trials))
+
+    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert all(t.state == "WAITING" for t in ledger_of(tmp_path).record().trials)
+
+
+def weights_of(folder):
+    return sorted(ledger_of(folder).queue.kept_weights().items())
+
+
+@pytest.mark.timeout(300)
+def test_killed_or_not_a_study_comes_to_bit_equal_weights(begin, command, tmp_path):
+    """One worker, killed with its whole group at three seeded moments."""
+    arguments = [*SMALL, "--trials", "4", "--jobs", "1", "--seed", "7"]
+    (tmp_path / "straight").mkdir()
+    at = ["--storage", f"sqlite:///{tmp_path}/straight/mnist-search.db", "--no-mlflow"]
+    assert command(*arguments, *at).code == 0
+    moments = random.Random(0)
+    for done in (0, 1, 2):
+        process = begin(*arguments)
+        wait_for(tmp_path, lambda record, done=done: len(record.done) >= done and len(record.trials) > done)
+        time.sleep(moments.random())
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    last = command(*arguments)
+
+    assert last.code == 0, last.err
+    record = assert_sound(tmp_path, trials=4)
+    straight = ledger_of(tmp_path / "straight").record()
+    assert [t.params for t in record.trials] == [t.params for t in straight.trials]
+    assert [t.val_accuracy for t in record.trials] == [t.val_accuracy for t in straight.trials]
+    assert weights_of(tmp_path) == weights_of(tmp_path / "straight")
+
+
+def test_a_worker_that_is_killed_is_replaced(begin, tmp_path):
+    import psutil
+
+    process = begin(*SMALL, "--trials", "2", "--jobs", "1")
+    wait_for(tmp_path, lambda record: any(t.run_id for t in record.trials))
+    children = psutil.Process(process.pid).children(recursive=True)
+    (worker,) = (c for c in children if "spawn_main" in " ".join(c.cmdline()))
+
+    worker.kill()
+    _, err = process.communicate(timeout=90)
+
+    assert process.returncode == 0, err
+    assert "a worker died (exit code -9); another takes its trial" in err
+    assert sum(t.deaths for t in assert_sound(tmp_path, trials=2).trials) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_leave_is_replaced_and_costs_its_trial_nothing(begin, tmp_path):
+    import psutil
+
+    process = begin(*SMALL, "--trials", "2", "--jobs", "1", "--no-mlflow", "--epochs", "6")
+    wait_for(tmp_path, lambda record: record.trials and record.trials[0].num_params)
+    children = psutil.Process(process.pid).children(recursive=True)
+    (worker,) = (c for c in children if "spawn_main" in " ".join(c.cmdline()))
+
+    worker.terminate()
+    _, err = process.communicate(timeout=90)
+
+    assert process.returncode == 0, err
+    record = ledger_of(tmp_path).record()
+    assert [t.state for t in record.trials] == ["COMPLETE"] * 2
+    assert sum(t.deaths for t in record.trials) == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_loses_nothing(command, tmp_path):
+    import resource
+
+    assert command(*SMALL, "--trials", "1", "--no-mlflow", "--jobs", "1").code == 0
+    size = (tmp_path / "mnist-search.db").stat().st_size
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {resource.RLIM_INFINITY}))"
+    begin = f"{limit}; from mnist_search.cli.app import main; main()"
+
+    full = subprocess.run(
+        [sys.executable, "-c", begin, *SMALL, "--trials", "9", "--no-mlflow", "--jobs", "1"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+    assert full.returncode == 74, full.stderr
+    assert "make room" in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr
+    assert command(*SMALL, "--trials", "9", "--no-mlflow").code == 0
+    assert [t.number for t in ledger_of(tmp_path).record().done] == list(range(9))
+
+
+def test_workers_whose_supervisor_is_killed_stop(begin, tmp_path):
+    import psutil
+
+    process = begin(*SMALL, "--trials", "5", "--jobs", "2", "--epochs", "50", "--no-mlflow")
+    wait_for(
+        tmp_path, lambda record: sum(t.state == "RUNNING" and bool(t.num_params) for t in record.trials) == 2
+    )
+    workers = psutil.Process(process.pid).children(recursive=True)
+
+    process.kill()
+
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+    assert {t.state for t in ledger_of(tmp_path).record().trials} == {"WAITING"}
+
+
+def test_a_time_limit_before_any_finished_trial_is_exit_code_3(command, tmp_path):
+    done = command(
+        *SMALL, "--trials", "3", "--epochs", "500", "--timeout", "12s", "--no-mlflow", "--jobs", "1"
+    )
+
+    assert done.code == 3, done.err
+    assert "the timeout of 12 s was reached before any trial finished" in done.err
+    assert all(t.state == "WAITING" for t in ledger_of(tmp_path).record().trials)
+
+
+def test_target_and_trial_timeout_bite_inside_a_study(command, tmp_path):
+    done = command(
+        *SMALL, "--trials", "2", "--epochs", "300", "--trial-timeout", "2s", "--no-mlflow", "--jobs", "1",
+    )  # fmt: skip
+
+    states = [(t.state, t.reason) for t in ledger_of(tmp_path).record().done]
+    assert done.code == 0, done.err
+    assert states == [("PRUNED", "trial timeout of 2 s")] * 2
+
+    reached = command(
+        *SMALL, "--study", "easy", "--trials", "9", "--target", "0.05", "--no-mlflow", "--jobs", "1"
+    )
+    assert reached.code == 0
+    assert "reached the target of 0.0500" in reached.err
+    assert len(ledger_of(tmp_path, "easy").record().done) == 1
+
+
+def test_enqueued_trials_over_the_budget_never_train(command, tmp_path):
+    assert command(*SMALL, "--trials", "1", "--no-mlflow").code == 0
+    store = Store.open(f"sqlite:///{tmp_path}/mnist-search.db", write=True)
+    search_study = SearchStudy.open(store, "budget-1500")
+    widths = dict.fromkeys(search_study.config.space.width_params, 13)
+    search_study.study.enqueue_trial({"depth": 7, **widths})
+
+    done = command("resume", "budget-1500", "--trials", "2", "--no-mlflow", "--device", "cpu")
+
+    assert done.code == 0, done.err
+    record = search_study.record()
+    assert len(record.done) == 2
+    (refused,) = (t for t in record.trials if t.is_over_budget)
+    assert refused.epochs == 0
+    assert record.best.num_params <= 1500
+    assert search_study.study.trials[refused.number].state == TrialState.PRUNED
+
+
+def test_a_tracker_that_is_not_there_stops_nothing_and_is_filled_later(command, tmp_path):
+    unreachable = ["--tracking-uri", "http://127.0.0.1:9"]
+
+    done = command(*SMALL, "--trials", "1", *unreachable, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    assert done.code == 0, done.err
+    assert "training goes on" in done.err
+
+    assert command(*SMALL, "--trials", "1").code == 0
+    assert_sound(tmp_path, trials=1)
+
+
+def test_a_terminal_shows_a_live_table(tmp_path):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_search", *SMALL, "--trials", "1", "--no-mlflow"],
+        cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs,
+        env={k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    out, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    text = shown.decode()
+    for word in (
+        "trial",
+        "parameters of 1,500",
+        "epoch",
+        "validation",
+        "samples/s",
+        "/2",
+        "budget-1500: 0/1",
+    ):
+        assert word in text
+    assert json.loads(json.dumps(out.decode())).startswith("study")

@@ -1,0 +1,188 @@
+"""The report tells what the store holds, and needs nothing else."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from optuna.trial import TrialState
+from safetensors.torch import save
+
+from mnist_search.data.dataset import Digits
+from mnist_search.errors import NotFound
+from mnist_search.evaluation.finals import final_queue_for, finalists
+from mnist_search.records import FinalResult
+from mnist_search.report.error_analysis import judge
+from mnist_search.report.page import report
+from mnist_search.report.plots import pareto_front
+from mnist_search.search.study import SearchStudy
+from mnist_search.training.model import build
+
+
+def weights_of(study_config, params):
+    network = build(study_config.space.decode(params).architecture, 0)
+    return save(network.state_dict())
+
+
+@pytest.fixture
+def search_study(store, study_config):
+    """Three complete trials, one pruned, one failed for a reason that looks like HTML."""
+    search_study = SearchStudy.open_or_create(store, "budget-1500", study_config, 5)
+    for number, accuracy in enumerate((0.97, 0.98, 0.96, None, None)):
+        claim = search_study.claim()
+        claim.trial.set_user_attr("num_params", 1000 + number)
+        if accuracy is None:
+            state = (TrialState.PRUNED, TrialState.FAIL)[number % 2]
+            search_study.queue.finish(
+                claim, state, attributes={"curve": [], "reason": f"<b>reason {number}</b>"}, keep=3
+            )
+            continue
+        curve = [{"epoch": 1, "val_accuracy": accuracy, "val_loss": 0.1}]
+        claim.trial.report(accuracy, 1)
+        search_study.queue.finish(
+            claim, TrialState.COMPLETE, accuracy, keep=3,
+            attributes={"curve": curve}, safetensors=weights_of(study_config, claim.trial.params),
+        )  # fmt: skip
+    return search_study
+
+
+def finish_finals(search_study, store):
+    record = search_study.record()
+    tasks = finalists(record, top=1, seeds=3)
+    series = final_queue_for(store, record, tasks, again=False)
+    series.add(tasks)
+    for accuracy in (0.9912, 0.9934, 0.9956):
+        trained = weights_of(record.config, record.best.params)
+        series.finish(series.claim(), FinalResult(test_accuracy=accuracy, test_loss=0.1), trained)
+
+
+def test_a_report_tells_of_trials_mistakes_and_ends(search_study, store, mnist_dir):
+    page = report(store, search_study.name, mnist_dir)
+
+    assert "5 of 5 trials" in page
+    assert "The champion: trial 1" in page
+    assert "500 validation images" in page
+    assert "&lt;b&gt;reason 4&lt;/b&gt;" in page
+    assert "<b>reason" not in page
+    assert "On the test set" not in page
+    for name in (
+        "Accuracy against parameters",
+        "Importance by PED-ANOVA",
+        "Parallel coordinates",
+        "Timeline",
+    ):
+        assert f"<h2>{name}</h2>" in page
+
+
+def test_a_report_after_finals_tells_of_the_test_set(search_study, store, mnist_dir):
+    finish_finals(search_study, store)
+
+    page = report(store, search_study.name, mnist_dir)
+
+    assert "10,000 test images" in page
+    assert "99.340 %" in page
+    assert "98.793 % to 99.887 %" in page
+
+
+def test_a_study_that_keeps_no_weights_has_a_report_without_a_champion(store, study_config, mnist_dir):
+    search_study = SearchStudy.open_or_create(store, "light", study_config, 1)
+    claim = search_study.claim()
+    claim.trial.set_user_attr("num_params", 1000)
+    search_study.queue.finish(
+        claim, TrialState.COMPLETE, 0.9, attributes={"curve": [{"val_accuracy": 0.9, "val_loss": 1}]}
+    )
+
+    page = report(store, "light", mnist_dir)
+
+    assert "1 of 1 trials" in page
+    assert "champion" not in page
+
+
+def test_a_study_without_a_complete_trial_has_no_report(store, study_config, mnist_dir):
+    SearchStudy.open_or_create(store, "empty", study_config, 1)
+
+    with pytest.raises(NotFound, match="no complete trial to report on"):
+        report(store, "empty", mnist_dir)
+
+
+def test_the_leaderboard_is_written_from_the_store(search_study, store, command, tmp_path):
+    there = ("--storage", f"sqlite:///{tmp_path}/store.db")
+    (tmp_path / "log.md").write_text(
+        "before\n<!-- leaderboard -->\nold\n<!-- end of leaderboard -->\nafter\n"
+    )
+
+    first = command("leaderboard", *there).out.splitlines()
+    finish_finals(search_study, store)
+    assert command("leaderboard", "log.md", *there).code == 0
+
+    written = (tmp_path / "log.md").read_text().splitlines()
+    assert [written[0], written[-1]] == ["before", "after"]
+    assert "old" not in written
+    (ours,) = (line for line in first if "budget-1500" in line)
+    assert "| 98.00 % | 1 | validation, best of 5 trials" in ours
+    assert written[4].startswith(
+        "| budget-1500 | 1,001 | 99.340 % (98.79 to 99.89) | 3 | test, last of 2 epochs"
+    )
+    assert "claimed: 99.50 % on test at the best of 15 epochs" in written[5]
+
+
+def test_a_file_without_a_place_for_a_leaderboard_is_left_alone(command, tmp_path):
+    (tmp_path / "notes.md").write_text("no place")
+
+    done = command("leaderboard", "notes.md")
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "has no place for a leaderboard" in done.err
+    assert (tmp_path / "notes.md").read_text() == "no place"
+
+
+def test_the_front_holds_what_no_smaller_network_beats(search_study):
+    assert [trial.number for trial in pareto_front(search_study.record().ranked)] == [0, 1]
+
+
+def test_mistakes_come_the_most_surprising_first():
+    images = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(4, dtype=torch.uint8)
+    digits = Digits(images, torch.tensor([0, 1, 0, 0]))
+
+    class Fixed(torch.nn.Module):
+        def forward(self, pixels):
+            sureness = torch.tensor([0.0, 1.0, 2.0, 5.0])[(255 * pixels[:, 0, 0, 0]).round().long()]
+            logits = torch.zeros(len(pixels), 10)
+            logits[:, 1] = sureness
+            logits[:, 0] = torch.where(sureness == 0, 1.0, 0.0)
+            return logits
+
+    judged = judge(Fixed(), digits)
+
+    assert judged.accuracy == 0.5
+    assert [(m.label, m.run_cli, int(m.image[0, 0])) for m in judged.worst] == [(0, 1, 3), (0, 1, 2)]
+    assert judged.worst[0].probability == pytest.approx(np.exp(5) / (np.exp(5) + 9))
+    assert (judged.confusion[0, 0], judged.confusion[0, 1], judged.confusion[1, 1]) == (1, 2, 1)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_report_is_readable_and_asks_nobody(search_study, store, mnist_dir, tmp_path, width):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    finish_finals(search_study, store)
+    (tmp_path / "report.html").write_text(report(store, search_study.name, mnist_dir))
+    heard, asked = [], []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"file://{tmp_path}/report.html")
+        page.locator(".plotly .main-svg").first.wait_for()
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        page.screenshot(path=tmp_path / "report.png")
+        browser.close()
+
+    assert heard == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert wide <= width

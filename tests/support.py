@@ -1,0 +1,73 @@
+"""Helpers that several test modules use."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import sqlite3
+from pathlib import Path
+
+import torch
+from optuna.storages import RDBStorage
+
+from mnist_search.data.dataset import Digits, Split, shuffle
+
+ROOT = Path(__file__).parents[1]
+"""The repository."""
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def make_split(digits, train, val, seed):
+    """A split of some digits, as one of all of them is made."""
+    order = shuffle(digits.images[:, 0].numpy(), digits.labels.numpy(), seed)
+    return Split.of(Digits.from_arrays(*order), train, val, torch.device("cpu"))
+
+
+def text_file(path):
+    path.write_text("shopping list")
+
+
+def empty_file(path):
+    path.touch()
+
+
+def folder(path):
+    path.mkdir()
+
+
+def mlflow_database(path):
+    with sqlite3.connect(path) as database:
+        database.executescript("CREATE TABLE runs (x); CREATE TABLE alembic_version (version_num)")
+
+
+def other_database(path):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE recipes (x)")
+
+
+def newer_schema(path):
+    RDBStorage(f"sqlite:///{path}").engine.dispose()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+
+
+def older_schema(path):
+    RDBStorage(f"sqlite:///{path}").engine.dispose()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v3.0.0.a'")
+
+
+def truncated_database(path):
+    RDBStorage(f"sqlite:///{path}").engine.dispose()
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Every file below a folder with its sum; lock files hold nothing."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
