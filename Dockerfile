@@ -1,15 +1,16 @@
-# One image for every service of docker-compose.yml but Postgres.
+# One image for all services of docker-compose.yml except Postgres.
 FROM python:3.12-slim
 
 RUN useradd --uid 10001 --no-create-home mnist \
     && install --directory --owner=10001 --group=10001 /data /artifacts
 
 WORKDIR /src
+COPY .ci/constraints.txt .ci/
 COPY pyproject.toml README.md LICENSE ./
 COPY search_space search_space
 COPY experiments experiments
 COPY mnist_search mnist_search
-RUN pip install --no-cache-dir ".[postgres]"
+RUN PIP_CONSTRAINT=.ci/constraints.txt pip install --no-cache-dir ".[postgres]"
 
 USER 10001
 WORKDIR /tmp
