@@ -1,4 +1,4 @@
-"""Which: named recipes (the five seeds), the definition of a search, the leaderboard and the log."""
+"""Study configurations, baselines, defaults and published results."""
 
 from experiments import seed_000, seed_001, seed_002, seed_003, seed_004
 from experiments.recipe import Recipe, ReportedResult
@@ -7,6 +7,6 @@ from experiments.study_config import Difference, StudyConfig
 BASELINES: dict[str, Recipe] = {
     module.RECIPE.name: module.RECIPE for module in (seed_000, seed_001, seed_002, seed_003, seed_004)
 }
-"""The five projects that this one grew from, by name."""
+"""The five hand-tuned projects that searches are compared with, by name."""
 
 __all__ = ["BASELINES", "Difference", "Recipe", "ReportedResult", "StudyConfig"]

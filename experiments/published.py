@@ -1,4 +1,4 @@
-"""What others have published, beside which ours is to be seen; read from ``published.json``."""
+"""Results published by others, from ``published.json``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A network that somebody else trained.
+    """A published network.
 
     Attributes:
-        test_accuracy: as its author tells it, a fraction.
-        rule: how it was measured; none is a mean over several seeds.
-        source: where it stands.
+        test_accuracy: as reported by the author, a fraction.
+        rule: evaluation protocol; no result is a mean over several random seeds.
+        source: where it was published.
     """
 
     name: str
@@ -26,6 +26,6 @@ class Published:
 
 
 def published() -> list[Published]:
-    """Every network of the list, the smallest first."""
+    """All published networks, smallest first."""
     rows = json.loads(files("experiments").joinpath("published.json").read_text())
     return sorted((Published(**row) for row in rows), key=lambda network: network.parameters)

@@ -1,4 +1,4 @@
-"""A recipe: one network and its training, written down with what its author claims."""
+"""A recipe: an architecture, its training configuration and the result that its author reported."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from typing import Any
 from search_space import Architecture, TrainingConfig
 
 
+def block_widths(*widths: int) -> dict[str, Any]:
+    """Depth and widths of the blocks as params of the search space."""
+    return {"depth": len(widths)} | {f"width_{i}": width for i, width in enumerate(widths, 1)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedResult:
-    """What an author says of a network.
+    """A result as reported by its author.
 
     Attributes:
         num_params: learned parameters.
-        test_accuracy: the highest accuracy claimed on the 10,000 test images, a fraction.
-        wording: the claim in short, with how it was measured.
+        test_accuracy: highest reported accuracy on the 10,000 test images, a fraction.
+        wording: the reported result in short, with its evaluation protocol.
     """
 
     num_params: int
@@ -26,13 +31,13 @@ class ReportedResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A named network with its training.
+    """A named architecture with its training configuration.
 
     Attributes:
-        name: what the command line calls it.
-        source: the first characters of the seed text's name.
-        assumed: what the author left open and we filled in.
-        params: the nearest point of the search space; empty where none is near.
+        name: id on the command line.
+        source: first characters of the hash of the author's text.
+        assumed: values that the author did not state.
+        params: nearest point of the search space; empty if none is near.
     """
 
     name: str

@@ -1,45 +1,35 @@
-"""Seed 001: padded convolutions 6-12-24-12-10, average pooling, then a 1x1 convolution with a bias.
+"""Baseline seed-001: padded convolutions 6-12-24-12-10, global average pooling, a 1x1 convolution with a bias.
 
-Source: cedc7f1e9801118b. Cost: at most 15 epochs. Claim: 7,204 parameters, 99.1-99.3 % on test.
-The rows of the author's table add up to 7,194; the total is right only with a bias in the last
-1x1 convolution, so the bias is written here.
+Source: cedc7f1e9801118b. Cost: at most 15 epochs. Reported: 7,204 parameters, 99.1-99.3 % on test.
+The rows of the author's table add up to 7,194; the stated total requires a bias in the last 1x1
+convolution, which is therefore included here.
 Command: mnist-search reproduce seed-001
 """
 
-from experiments.recipe import Recipe, ReportedResult
-from search_space.architecture import (
-    Architecture,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    MaxPool,
-    ReLU,
-)
+from experiments.recipe import Recipe, ReportedResult, block_widths
+from search_space import architecture as arch
 from search_space.training_config import Adam, Augmentation, Plateau, TrainingConfig
 
 
-def _block(channels: int) -> tuple[Layer, ...]:
-    return (Conv(channels, padding=1), BatchNorm(), ReLU(), Dropout(0.05))
+def _block(channels: int) -> tuple[arch.Layer, ...]:
+    return (arch.Conv(channels, padding=1), arch.BatchNorm(), arch.ReLU(), arch.Dropout(0.05))
 
 
 RECIPE = Recipe(
     name="seed-001",
     source="cedc7f1e9801118b",
-    architecture=Architecture(
+    architecture=arch.Architecture(
         (
             *_block(6),
             *_block(12),
-            MaxPool(),
+            arch.MaxPool(),
             *_block(24),
             *_block(12),
-            MaxPool(),
+            arch.MaxPool(),
             *_block(10),
-            GlobalAvgPool(),
-            Conv(10, kernel_size=1, bias=True),
-            Flatten(),
+            arch.GlobalAvgPool(),
+            arch.Conv(10, kernel_size=1, bias=True),
+            arch.Flatten(),
         )
     ),
     training=TrainingConfig(
@@ -52,23 +42,16 @@ RECIPE = Recipe(
             translation=(0.1, 0.2),
             scale=(0.9, 1.1),
             shear=10,
-            fill=1 / 255,  # the author's fill of 1 is a level of 0..255
+            fill=1 / 255,  # the author's fill of 1 is on the scale 0..255
             interpolation="nearest",
         ),
     ),
     reported=ReportedResult(
-        num_params=7_204,
-        test_accuracy=0.993,
-        wording="99.1-99.3 % on test within 15 epochs, one run",
+        num_params=7_204, test_accuracy=0.993, wording="99.1-99.3 % on test within 15 epochs, one run"
     ),
-    assumed="batches of 128; rotation and affine map in one resampling, where the author takes two",
-    params={
-        "depth": 5,
-        "width_1": 6,
-        "width_2": 12,
-        "width_3": 24,
-        "width_4": 12,
-        "width_5": 10,
+    assumed="batch size 128; rotation and affine map in one resampling instead of two",
+    params=block_widths(6, 12, 24, 12, 10)
+    | {
         "pool_1": 2,
         "pool_2": 2,
         "padding": "same",

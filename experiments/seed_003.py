@@ -1,42 +1,32 @@
-"""Seed 003: three padded convolutions 8-16-32, each pooled, and a fully connected head 288-32-10.
+"""Baseline seed-003: padded convolutions 8-16-32, each with max pooling, and a fully connected head 288-32-10.
 
-Source: aee73f9bf4752610. Cost: 19 epochs. Claim: 15,578 parameters, 99.43 % on test.
+Source: aee73f9bf4752610. Cost: 19 epochs. Reported: 15,578 parameters, 99.43 % on test.
 Command: mnist-search reproduce seed-003
 """
 
 from experiments.recipe import Recipe, ReportedResult
-from search_space.architecture import (
-    Architecture,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    Layer,
-    Linear,
-    MaxPool,
-    ReLU,
-)
+from search_space import architecture as arch
 from search_space.training_config import Adam, Augmentation, OneCycle, TrainingConfig
 
 
-def _block(channels: int) -> tuple[Layer, ...]:
-    return (Conv(channels, padding=1, bias=True), BatchNorm(), ReLU(), MaxPool())
+def _block(channels: int) -> tuple[arch.Layer, ...]:
+    return (arch.Conv(channels, padding=1, bias=True), arch.BatchNorm(), arch.ReLU(), arch.MaxPool())
 
 
 RECIPE = Recipe(
     name="seed-003",
     source="aee73f9bf4752610",
-    architecture=Architecture(
+    architecture=arch.Architecture(
         (
             *_block(8),
             *_block(16),
             *_block(32),
-            Dropout(0.4),
-            Flatten(),
-            Linear(32),
-            ReLU(),
-            Dropout(0.4),
-            Linear(10),
+            arch.Dropout(0.4),
+            arch.Flatten(),
+            arch.Linear(32),
+            arch.ReLU(),
+            arch.Dropout(0.4),
+            arch.Linear(10),
         )
     ),
     training=TrainingConfig(
@@ -47,8 +37,6 @@ RECIPE = Recipe(
         augmentation=Augmentation(rotation=10, translation=(0.1, 0.1), interpolation="nearest"),
     ),
     reported=ReportedResult(
-        num_params=15_578,
-        test_accuracy=0.9943,
-        wording="99.43 % on test at the last of 19 epochs, one run",
+        num_params=15_578, test_accuracy=0.9943, wording="99.43 % on test at the last of 19 epochs, one run"
     ),
 )

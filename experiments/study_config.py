@@ -1,4 +1,4 @@
-"""An experiment: everything that two runs of one study must agree on."""
+"""StudyConfig: everything that two runs of one study must agree on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from search_space import ParameterBudget, SearchSpace
 
 FORMAT = 1
-"""Raised when an older reader could misread a stored definition."""
+"""Incremented if older versions could misread a stored StudyConfig."""
 
 
 class Difference(NamedTuple):
-    """One field in which two definitions differ."""
+    """One field in which two configurations differ."""
 
     name: str
     stored: Any
@@ -22,18 +22,18 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """The definition of a budgeted search; a study is its run.
+    """Configuration of a budgeted search.
 
     Attributes:
-        budget: most learned parameters that a network may have.
-        space: what may vary, the epochs of a full training included.
-        fill: scale the widths of every proposal to the largest that fits.
-        sampler: name of the Optuna sampler that proposes.
-        pruner: name of the Optuna pruner that stops slow trials.
-        seed: decides proposals, weights, batches and augmentation.
-        train_images, val_images: how the 60,000 training images are split.
-        split_seed: decides which image falls where.
-        metric: what is maximised, on the validation images.
+        budget: maximum number of learned parameters.
+        space: search space, including the epochs of a full training.
+        fill: whether to scale the widths of every proposal to the budget.
+        sampler: name of the Optuna sampler.
+        pruner: name of the Optuna pruner.
+        seed: of proposals, weights, batches and augmentation.
+        train_images, val_images: sizes of the split of the 60,000 training images.
+        split_seed: of the split.
+        metric: maximised metric.
     """
 
     budget: int
@@ -48,27 +48,32 @@ class StudyConfig:
     metric: str = field(default="val_accuracy", init=False)
 
     def __post_init__(self) -> None:
-        ParameterBudget(self.space, self.budget)  # refuses an absurd one
+        ParameterBudget(self.space, self.budget)  # checks the range
         if not (self.train_images >= 1000 and self.val_images >= 100):
-            raise ValueError("a split takes at least 1,000 images to train and 100 to validate")
+            raise ValueError("a split takes at least 1,000 training and 100 validation images")
         if self.train_images + self.val_images > 60_000:
-            raise ValueError("a split shares out 60,000 training images and no more")
+            raise ValueError("a split has at most 60,000 training images in total")
+
+    @property
+    def split(self) -> tuple[int, int, int]:
+        """Training images, validation images and seed of the split."""
+        return self.train_images, self.val_images, self.split_seed
 
     @property
     def parameter_budget(self) -> ParameterBudget:
-        """The hard limit over the space."""
+        """The hard limit on the networks of the space."""
         return ParameterBudget(self.space, self.budget)
 
     def to_json(self) -> str:
-        """One line of JSON, keys sorted."""
+        """One line of JSON with sorted keys."""
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> StudyConfig:
-        """The experiment that ``to_json`` wrote.
+        """Invert ``to_json``.
 
         Raises:
-            ValueError: not a definition, or one of a newer format.
+            ValueError: not a StudyConfig, or one of a newer format.
         """
         try:
             stored = json.loads(text)
@@ -79,18 +84,18 @@ class StudyConfig:
             space = SearchSpace(depth=tuple(bounds.pop("depth")), width=tuple(bounds.pop("width")), **bounds)
             return cls(space=space, **stored)
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"no definition of an experiment: {error}") from error
+            raise ValueError(f"not a study configuration: {error}") from error
 
     def differences(self, requested: StudyConfig) -> list[Difference]:
-        """Where ``requested`` departs from this, the stored definition."""
+        """Fields in which ``requested`` differs from this, the stored configuration."""
         return [
-            Difference(name, mine, theirs)
-            for (name, mine), (_, theirs) in zip(_flat(self), _flat(requested), strict=True)
-            if mine != theirs
+            Difference(name, stored, other)
+            for (name, stored), (_, other) in zip(_fields(self), _fields(requested), strict=True)
+            if stored != other
         ]
 
 
-def _flat(study_config: StudyConfig) -> list[tuple[str, Any]]:
-    space = [(f.name, getattr(study_config.space, f.name)) for f in fields(SearchSpace)]
-    rest = [(f.name, getattr(study_config, f.name)) for f in fields(StudyConfig)]
+def _fields(config: StudyConfig) -> list[tuple[str, Any]]:
+    space = [(f.name, getattr(config.space, f.name)) for f in fields(SearchSpace)]
+    rest = [(f.name, getattr(config, f.name)) for f in fields(StudyConfig)]
     return [*space, *((name, value) for name, value in rest if name != "space")]

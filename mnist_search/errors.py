@@ -1,16 +1,16 @@
-"""What can go wrong and how the process then exits.
+"""Exceptions of mnist-search and their exit codes.
 
 MnistSearchError             1   the work failed
 |-- UsageError               2   the request cannot be met: bad values, an impossible budget
-|-- NothingFinished          3   a limit stopped the study before any trial finished
-|-- StudyConflict           65   the study exists with another definition
+|-- NothingFinished          3   a stop condition held before any trial finished
+|-- StudyConflict           65   the study exists with another configuration
 |-- NotFound                66   no such store, study, trial or recipe
-|-- Unavailable             69   data or tracker cannot be reached
+|-- Unavailable             69   data or tracking server is unavailable
 |-- DiskError               74   a file cannot be written
-|-- TryAgain                75   the worker was lost; the same command continues
-`-- UnusableConfiguration   78   a store, device or setting that this machine cannot use
+|-- TryAgain                75   workers crashed or a lock is held; the same command continues
+`-- UnusableConfiguration   78   a store, device or setting is unusable on this machine
 
-Every message is one line: what is wrong, why, and what to type next.
+Every message is one line: what is wrong, why, and the next command.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class UsageError(MnistSearchError):
 
 
 class NothingFinished(MnistSearchError):
-    """A limit stopped the study before any trial finished."""
+    """A stop condition held before any trial finished."""
 
     exit_code = 3
 
 
 class StudyConflict(MnistSearchError):
-    """The study exists with another definition."""
+    """The study exists with another configuration."""
 
     exit_code = 65
 
@@ -49,7 +49,7 @@ class NotFound(MnistSearchError):
 
 
 class Unavailable(MnistSearchError):
-    """Data or tracker cannot be reached."""
+    """Data or tracking server is unavailable."""
 
     exit_code = 69
 
@@ -61,12 +61,12 @@ class DiskError(MnistSearchError):
 
 
 class TryAgain(MnistSearchError):
-    """The worker was lost; the same command continues."""
+    """Workers crashed or a lock is held; the same command continues."""
 
     exit_code = 75
 
 
 class UnusableConfiguration(MnistSearchError):
-    """A store, device or setting that this machine cannot use."""
+    """A store, device or setting is unusable on this machine."""
 
     exit_code = 78

@@ -1,40 +1,52 @@
-"""Environment variables that libraries read when they are imported."""
+"""Process-wide settings: environment variables, logging, exit without interpreter teardown."""
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # The client's own defaults wait for minutes on a server that is down.
+    # By default the client retries an unavailable server for minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # The server's job runner takes seven processes and 1.3 GB that nobody here uses.
+    # The server's job runner takes seven processes and 1.3 GB; nothing uses it.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 
 
 def set_defaults() -> None:
-    """Set what the user has not set; before MLflow is imported, and for child processes too."""
+    """Set the variables that the user has not set, before MLflow is imported; child processes inherit them."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 
-class ExitWithoutTeardown:
-    """The last exit hook of a process, which ends it there.
+VERBOSE = "MNIST_SEARCH_VERBOSE"
+"""Environment variable by which worker processes inherit ``--verbose``."""
 
-    To free every object once torch and MLflow are loaded takes an interpreter two to five seconds, in
-    which its user or its supervisor waits, and gives back nothing that the system does not take anyway.
-    Threads have ended by then, and every hook that was registered after this one has run (see
-    ``atexit``); so make one before anything heavy is imported.
+
+def configure_logging(*, verbose: bool = False) -> None:
+    """Log to stderr at level INFO if ``verbose``, in this process and in its child processes."""
+    if verbose:
+        os.environ[VERBOSE] = "1"
+    if VERBOSE in os.environ:
+        logging.basicConfig(format="%(asctime)s %(process)d %(name)s: %(message)s")
+        logging.getLogger("mnist_search").setLevel(logging.INFO)
+
+
+class ExitWithoutTeardown:
+    """Exit without interpreter teardown, after all threads and later-registered atexit hooks.
+
+    With torch and MLflow loaded, interpreter teardown takes 2-5 s and frees nothing that the OS would
+    not reclaim. Hooks run in reverse order of registration: create the object before heavy imports.
 
     Attributes:
-        code: what the process exits with; 1 unless somebody knows better.
+        code: exit code of the process.
     """
 
     def __init__(self) -> None:

@@ -1,10 +1,11 @@
-"""What a store knows of trials and studies, as plain values that every room may read."""
+"""Plain-value views of stored trials, studies and final trainings, for every package."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -15,29 +16,63 @@ from search_space.serialization import from_dict, to_dict
 State: TypeAlias = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
 STATES: dict[str, State] = {name: name for name in get_args(State)}
-"""Optuna's names of states, for the type checker."""
+"""Optuna's state names, typed."""
 
-OVER_BUDGET = "over budget"
-"""How the reason of a trial that never trained begins."""
 
-EpochMetrics: TypeAlias = Mapping[str, float | int]
-"""One epoch of a trial's curve: the fields of ``EpochRecord`` and ``timestamp`` in ms."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMetrics:
+    """Metrics of one epoch. Losses are mean cross-entropies, accuracies fractions.
+
+    A store of an older version may lack a metric: it is NaN then, and ``to_dict`` omits it.
+
+    Attributes:
+        epoch: counted from 1.
+        train_loss, train_accuracy: over the epoch's own augmented batches, dropout on.
+        val_loss, val_accuracy: over every validation image after the epoch; None without any.
+        learning_rate: of the epoch's last step.
+        seconds: training and evaluation.
+        samples_per_second: trained images per second of training alone.
+        timestamp: milliseconds since 1970 at the end of the epoch.
+    """
+
+    epoch: int = 0
+    train_loss: float = math.nan
+    train_accuracy: float = math.nan
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    learning_rate: float = math.nan
+    seconds: float = math.nan
+    samples_per_second: float = math.nan
+    timestamp: int = 0
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values by name, without those that are None or NaN."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in values if value is not None and not math.isnan(value)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> EpochMetrics:
+        """The inverse of ``to_dict``; other keys are ignored."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in plain.items() if name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """One trial as the store has it.
+    """One stored trial.
 
     Attributes:
-        trial_id: the store's own key.
+        trial_id: primary key in the store.
         params: every param of the space, or fewer while the trial waits.
         num_params: learned parameters; None until counted.
         val_accuracy, val_loss: after the last trained epoch; None without one.
-        curve: a record per trained epoch.
+        curve: metrics of every trained epoch.
         reason: why the trial ended other than by its last epoch.
-        rejected: proposals that were drawn again before this one fitted.
-        deaths: how often its worker died.
+        is_over_budget: whether it was rejected before training; such a trial takes no slot.
+        rejected: number of over-budget proposals that were drawn before this one.
+        crashes: number of attempts whose worker crashed.
         run_id, model_id: of its MLflow run and logged model.
+        device: device and compute mode.
         traceback: of the exception that failed it.
     """
 
@@ -50,8 +85,9 @@ class TrialRecord:
     val_loss: float | None
     curve: Sequence[EpochMetrics]
     reason: str | None
+    is_over_budget: bool
     rejected: int
-    deaths: int
+    crashes: int
     run_id: str | None
     model_id: str | None
     started: datetime | None
@@ -61,40 +97,35 @@ class TrialRecord:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the state is final."""
         return self.state in {"COMPLETE", "PRUNED", "FAIL"}
 
     @property
-    def is_over_budget(self) -> bool:
-        """Whether the budget kept the trial from training; such a trial takes no place."""
-        return self.state == "PRUNED" and (self.reason or "").startswith(OVER_BUDGET)
-
-    @property
     def epochs(self) -> int:
-        """Epochs trained."""
+        """Number of trained epochs."""
         return len(self.curve)
 
     @property
     def seconds(self) -> float | None:
-        """From the beginning to the end of the last attempt."""
+        """Duration of the last attempt."""
         if self.started is None or self.completed is None:
             return None
         return (self.completed - self.started).total_seconds()
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """Sorts complete trials from best to worst: accuracy, then loss, then the earlier one."""
+        """Sort key of complete trials, best first: accuracy, then loss, then number."""
         return (-(self.val_accuracy or 0.0), self.val_loss or 0.0, self.number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
-    """One study as the store has it.
+    """One stored study.
 
     Attributes:
-        uid: tells studies of the same name in different stores apart.
+        uid: unique across stores.
+        n_trials: number of trained trials asked for.
         trials: every trial, by number.
-        trials_target: how many trained trials the study shall hold.
     """
 
     name: str
@@ -105,19 +136,21 @@ class StudyRecord:
 
     @property
     def slots(self) -> list[TrialRecord]:
-        """The trials that count: all but those that the budget kept from training."""
+        """Trials that take a slot: all but the over-budget ones."""
         return [trial for trial in self.trials if not trial.is_over_budget]
 
     @property
     def done(self) -> list[TrialRecord]:
-        """Trials that have trained to an end: complete, pruned by score or failed."""
+        """Finished trials: complete, pruned by score or failed."""
         return [trial for trial in self.slots if trial.is_finished]
 
     @property
     def ranked(self) -> list[TrialRecord]:
         """Complete trials within the budget, best first."""
-        fit = (t for t in self.slots if t.state == "COMPLETE" and t.num_params is not None)
-        return sorted((t for t in fit if (t.num_params or 0) <= self.config.budget), key=lambda t: t.rank)
+        complete = (t for t in self.slots if t.state == "COMPLETE" and t.num_params is not None)
+        return sorted(
+            (t for t in complete if (t.num_params or 0) <= self.config.budget), key=lambda t: t.rank
+        )
 
     @property
     def best(self) -> TrialRecord | None:
@@ -126,69 +159,68 @@ class StudyRecord:
 
     @property
     def rejected(self) -> int:
-        """Proposals over the budget: drawn again, or refused as a trial before training."""
-        refused = sum(trial.is_over_budget for trial in self.trials)
-        return refused + sum(trial.rejected for trial in self.trials)
+        """Number of over-budget proposals: those drawn again and those pruned before training."""
+        return sum(trial.is_over_budget + trial.rejected for trial in self.trials)
 
     @property
     def trained_epochs(self) -> int:
-        """Epochs trained over all trials."""
+        """Number of trained epochs of all trials."""
         return sum(trial.epochs for trial in self.trials)
 
     def trial(self, number: int) -> TrialRecord | None:
-        """The trial of this number."""
+        """The trial with this number."""
         return next((trial for trial in self.trials if trial.number == number), None)
-
-
-Judged: TypeAlias = Literal["once", "every epoch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalTask:
-    """One training on all 60,000 images, and a look at the test set.
+    """One final training: on all 60,000 training images, evaluated on the test set.
 
     Attributes:
-        name: of what is trained, such as ``trial 33`` or ``seed-001``.
-        seed: decides weights, batches and augmentation.
-        judged: on the test set once, when it has ended, or after every epoch, as authors do.
+        name: of the network, such as ``trial 33`` or ``seed-001``.
+        seed: of weights, batches and augmentation.
+        evaluate: on the test set once, after the last epoch, or after every epoch, as authors do.
     """
 
     name: str
     seed: int
     architecture: Architecture
     training: TrainingConfig
-    judged: Judged = "once"
+    evaluate: Literal["once", "every epoch"] = "once"
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """One line of JSON without name and seed."""
         return json.dumps(
             {
                 "architecture": to_dict(self.architecture),
                 "training": to_dict(self.training),
-                "judged": self.judged,
+                "judged": self.evaluate,
             }
         )
 
     @classmethod
     def from_json(cls, name: str, seed: int, text: str) -> FinalTask:
-        """The task that ``to_json`` wrote."""
+        """The inverse of ``to_json``."""
         plain = json.loads(text)
         return cls(
             name=name,
             seed=seed,
             architecture=from_dict(plain["architecture"]),
             training=from_dict(plain["training"]),
-            judged=plain["judged"],
+            evaluate=plain["judged"],
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalResult:
-    """What a training came to. Accuracies are fractions, losses mean cross-entropies.
+    """Result of a final training. Accuracies are fractions, losses mean cross-entropies.
 
     Attributes:
         test_accuracy, test_loss: after the last epoch; None for a failed training.
-        curve: a record per epoch; with ``test_accuracy`` where every epoch was judged.
+        seconds: of training and evaluation.
+        device: device and compute mode.
+        version: of mnist-search.
+        curve: ``EpochMetrics`` as stored, with ``test_*`` for ``val_*`` if every epoch was evaluated.
         failure: why there is no result.
     """
 
@@ -202,5 +234,10 @@ class FinalResult:
 
     @property
     def best_epoch_accuracy(self) -> float | None:
-        """The highest test accuracy of any epoch: what authors report, and nobody may select by."""
+        """The highest test accuracy of any epoch: reported by authors, never used to select."""
         return max((epoch["test_accuracy"] for epoch in self.curve if "test_accuracy" in epoch), default=None)
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """A fraction as a percentage, such as ``99.13 %``; ``-`` for None."""
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"

@@ -1,4 +1,4 @@
-"""A look into SQLite files that leaves them as they are."""
+"""Read SQLite files without changing them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mnist_search.errors import UnusableConfiguration
 
 HEADER = b"SQLite format 3\x00"
 BUSY_SECONDS = 60
+"""How long to wait for locks of other processes."""
 
 
 def tables_of(path: Path) -> set[str]:
@@ -21,14 +22,15 @@ def tables_of(path: Path) -> set[str]:
 
 
 def query(path: Path, sql: str) -> list[tuple[object, ...]]:
-    """The rows of a reading query.
+    """Rows of a read-only query.
 
     Raises:
         UnusableConfiguration: not a readable SQLite database.
     """
     try:
         if path.is_dir() or _first_bytes(path) != HEADER:
-            raise UnusableConfiguration(f"{path} is no SQLite database; name another file")
+            raise UnusableConfiguration(f"{path} is not a SQLite database; name another file")
+        # mode=ro cannot open a WAL database without its -shm file.
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
         try:
             return connection.execute(sql).fetchall()

@@ -1,7 +1,7 @@
-"""What a network is: a frozen tuple of layers, with closed forms for shape, parameters and multiply-adds.
+"""Architectures: frozen tuples of layers, with closed forms for shape, parameters and multiply-adds.
 
-Nothing is built to be counted: every number here is arithmetic on integers.
-Shapes leave out the batch: ``(channels, height, width)`` for maps, ``(features,)`` for vectors.
+Counting builds no network: every number here is integer arithmetic.
+Shapes have no batch dimension: ``(channels, height, width)`` for maps, ``(features,)`` for vectors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ Shape: TypeAlias = tuple[int, ...]
 
 INPUT_SHAPE: Shape = (1, 28, 28)
 NUM_CLASSES = 10
+FLOAT32_BYTES = 4
+MEBIBYTE = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class Conv:
 
     def output_shape(self, shape: Shape) -> Shape:
         _, height, width = shape
-        grow = 2 * self.padding - self.kernel_size + 1
-        return (self.out_channels, height + grow, width + grow)
+        change = 2 * self.padding - self.kernel_size + 1
+        return (self.out_channels, height + change, width + change)
 
     def num_params(self, shape: Shape) -> int:
         return self.out_channels * (shape[0] * self.kernel_size**2 + self.bias)
@@ -38,8 +40,8 @@ class Conv:
         return prod(self.output_shape(shape)) * shape[0] * self.kernel_size**2
 
     def __str__(self) -> str:
-        same = "" if self.kernel_size == 1 or self.padding else "v"
-        return f"{self.out_channels}{'x1' if self.kernel_size == 1 else same}"
+        padding = "" if self.kernel_size == 1 or self.padding else "v"
+        return f"{self.out_channels}{'x1' if self.kernel_size == 1 else padding}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Linear:
 
 
 class _Stateless:
-    """A layer without parameters whose work is not counted in multiply-adds."""
+    """A layer without parameters, not counted in multiply-adds."""
 
     __slots__ = ()
 
@@ -83,7 +85,7 @@ class _Stateless:
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm(_Stateless):
-    """Batch normalisation of a map; ``affine`` learns a scale and a shift per channel."""
+    """Batch normalisation of a map; ``affine`` adds a learned scale and shift per channel."""
 
     affine: bool = True
 
@@ -98,19 +100,19 @@ class ReLU(_Stateless):
 
 @dataclass(frozen=True, slots=True)
 class Dropout(_Stateless):
-    """Zero each element, or each whole channel, with probability ``rate`` while training."""
+    """In training, zeroes each element or channel with probability ``rate``."""
 
     rate: float
     per: Literal["element", "channel"] = "element"
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
-            raise ValueError(f"a dropout rate lies in [0, 1), not {self.rate}")
+            raise ValueError(f"a dropout rate must be in [0, 1), not {self.rate}")
 
 
 @dataclass(frozen=True, slots=True)
 class MaxPool(_Stateless):
-    """Largest value of every ``size`` x ``size`` window; an incomplete window at the edge is dropped."""
+    """Maximum over windows of ``size`` x ``size``; incomplete windows at the edge are dropped."""
 
     size: int = 2
 
@@ -124,7 +126,7 @@ class MaxPool(_Stateless):
 
 @dataclass(frozen=True, slots=True)
 class GlobalAvgPool(_Stateless):
-    """Mean over height and width, kept as a map of 1 x 1."""
+    """Mean over height and width, as a map of 1 x 1."""
 
     def output_shape(self, shape: Shape) -> Shape:
         channels, _, _ = shape
@@ -136,7 +138,7 @@ class GlobalAvgPool(_Stateless):
 
 @dataclass(frozen=True, slots=True)
 class Flatten(_Stateless):
-    """A map as one vector."""
+    """Flattens a map to a vector."""
 
     def output_shape(self, shape: Shape) -> Shape:
         return (prod(shape),)
@@ -146,12 +148,17 @@ Layer: TypeAlias = Conv | Linear | BatchNorm | ReLU | Dropout | MaxPool | Global
 
 
 class LayerCost(NamedTuple):
-    """One row of a layer table."""
+    """Costs of one layer for one image."""
 
     layer: Layer
     output_shape: Shape
     num_params: int
     multiply_adds: int
+
+    @property
+    def activation_bytes(self) -> int:
+        """Memory of the layer's float32 output."""
+        return FLOAT32_BYTES * prod(self.output_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,7 @@ class Architecture:
     """Layers from a 1 x 28 x 28 image to 10 logits.
 
     Raises:
-        ValueError: a layer cannot take what the one before gives, a map vanishes,
+        ValueError: a layer does not accept its input shape, an output is empty,
             or the last shape is not ``(10,)``.
     """
 
@@ -169,16 +176,16 @@ class Architecture:
         shape = INPUT_SHAPE
         for number, layer in enumerate(self.layers, 1):
             try:
-                given, shape = shape, layer.output_shape(shape)
+                input_shape, shape = shape, layer.output_shape(shape)
             except ValueError:
-                raise ValueError(f"layer {number}, {layer!r}, cannot take shape {given}") from None
+                raise ValueError(f"layer {number}, {layer!r}, does not accept shape {input_shape}") from None
             if min(shape) < 1:
-                raise ValueError(f"layer {number}, {layer!r}, leaves nothing of shape {given}")
+                raise ValueError(f"layer {number}, {layer!r}, has no output for shape {input_shape}")
         if shape != (NUM_CLASSES,):
-            raise ValueError(f"the network ends in shape {shape}, not in {NUM_CLASSES} logits")
+            raise ValueError(f"the network has output shape {shape}, not ({NUM_CLASSES},)")
 
     def num_params(self) -> int:
-        """Learned parameters; running statistics of batch norm are not learned."""
+        """Number of learned parameters, without the running statistics of batch norm."""
         total, shape = 0, INPUT_SHAPE
         for layer in self.layers:
             total += layer.num_params(shape)
@@ -186,15 +193,49 @@ class Architecture:
         return total
 
     def multiply_adds(self) -> int:
-        """Multiply-adds of convolutions and linear layers for one image, forward."""
+        """Multiply-adds of convolutions and linear layers in the forward pass of one image."""
         return sum(cost.multiply_adds for cost in self.costs())
 
     def costs(self) -> Iterator[LayerCost]:
-        """The layer table, from input to output."""
+        """Costs per layer, from input to output."""
         shape = INPUT_SHAPE
         for layer in self.layers:
-            given, shape = shape, layer.output_shape(shape)
-            yield LayerCost(layer, shape, layer.num_params(given), layer.multiply_adds(given))
+            input_shape, shape = shape, layer.output_shape(shape)
+            yield LayerCost(layer, shape, layer.num_params(input_shape), layer.multiply_adds(input_shape))
+
+    def layer_table(self) -> str:
+        """Format the costs per layer and their totals as text, for one float32 image.
+
+        The totals are those of torchsummary: the forward/backward pass size counts every output and
+        its gradient, and MB means 1024 * 1024 bytes.
+        """
+        costs = list(self.costs())
+        header = ("Layer", "Output size", "Parameters", "Multiply-adds", "Activation bytes")
+        rows = [
+            (
+                f"{type(cost.layer).__name__}-{number}",
+                str(list(cost.output_shape)),
+                *(f"{n:,}" for n in (cost.num_params, cost.multiply_adds, cost.activation_bytes)),
+            )
+            for number, cost in enumerate(costs, 1)
+        ]
+        lines = ["{:<18}{:>16}{:>14}{:>16}{:>18}".format(*row) for row in (header, *rows)]
+        num_params = sum(cost.num_params for cost in costs)
+        sizes = {
+            "Input size (MB)": FLOAT32_BYTES * prod(INPUT_SHAPE) / MEBIBYTE,
+            "Forward/backward pass size (MB)": 2 * sum(cost.activation_bytes for cost in costs) / MEBIBYTE,
+            "Params size (MB)": FLOAT32_BYTES * num_params / MEBIBYTE,
+        }
+        rule = "-" * len(lines[0])
+        totals = (
+            f"Total params: {num_params:,}",
+            f"Trainable params: {num_params:,}",
+            f"Total multiply-adds: {self.multiply_adds():,}",
+            rule,
+            *(f"{name}: {size:.3f}" for name, size in sizes.items()),
+            f"Estimated total size (MB): {sum(sizes.values()):.3f}",
+        )
+        return "\n".join((lines[0], rule, *lines[1:], rule, *totals))
 
     def __str__(self) -> str:
         """Short notation, such as ``16v-P-8x1-16-G-fc10``.

@@ -1,4 +1,4 @@
-"""Networks and trainings as plain values, for JSON, and back."""
+"""Architectures and training configurations to JSON-compatible values and back."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ KIND = "kind"
 
 KINDS: dict[str, type] = {
     kind.__name__: kind
-    for room in (architecture, training_config)
-    for kind in vars(room).values()
-    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == room.__name__
+    for module in (architecture, training_config)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
 }
-"""Every layer, optimizer, schedule and what holds them, by name."""
+"""Serializable classes by name."""
 
 
 def to_dict(value: Any) -> Plain:
-    """A description of a network or a training as plain values; each part says its kind."""
+    """Convert dataclasses to dicts with the class name under ``kind``, and tuples to lists."""
     if is_dataclass(value):
         parts = {f.name: to_dict(getattr(value, f.name)) for f in fields(value)}
         return {KIND: type(value).__name__} | parts
@@ -32,21 +32,21 @@ def to_dict(value: Any) -> Plain:
 
 
 def from_dict(plain: Plain) -> Any:
-    """What ``to_dict`` described.
+    """Invert ``to_dict``.
 
     Raises:
-        ValueError: no description of ours.
+        ValueError: unknown kind, or wrong fields.
     """
     match plain:
         case {"kind": str(name), **parts}:
             if name not in KINDS:
-                raise ValueError(f"nothing of ours is a {name!r}; a newer mnist-search may know it")
+                raise ValueError(f"unknown kind {name!r}; a newer mnist-search may support it")
             try:
                 return KINDS[name](**{str(part): from_dict(value) for part, value in parts.items()})
             except TypeError as error:
-                raise ValueError(f"no description of a {name}: {error}") from None
+                raise ValueError(f"not a valid {name}: {error}") from None
         case dict():
-            raise ValueError("a part of the description does not say its kind")
+            raise ValueError("a dict has no kind")
         case list():
             return tuple(from_dict(part) for part in plain)
     return plain

@@ -1,7 +1,7 @@
-"""What may vary: one static joint space, and one door into it.
+"""The search space: one static joint space of architecture and training params.
 
-Every param is always suggested, also those that a shallow network does not use.
-So a sampler sees the same set of distributions in every trial and can model them jointly.
+Every param is always suggested, including those that a shallow network does not use, so that every
+trial has the same distributions and a sampler can model them jointly.
 """
 
 from __future__ import annotations
@@ -11,85 +11,62 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import ceil, prod, sqrt
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import BaseTrial
 
-from search_space.architecture import (
-    INPUT_SHAPE,
-    NUM_CLASSES,
-    Architecture,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    ReLU,
-)
-from search_space.training_config import (
-    SGD,
-    Adam,
-    Augmentation,
-    Constant,
-    Cosine,
-    OneCycle,
-    Optimizer,
-    Plateau,
-    Schedule,
-    Step,
-    TrainingConfig,
-)
+from search_space import architecture as arch
+from search_space import training_config as cfg
 
 Params: TypeAlias = Mapping[str, Any]
 
 HIDDEN_HEAD_WIDTH = 16
-SMALLEST_VALID_MAP = 5
-"""Maps below this size are convolved with padding, or they would vanish."""
+MIN_UNPADDED_SIZE = 5
+"""Smaller maps are padded, because unpadded convolutions would reduce them to nothing."""
 
 
-class SuggestsParameters(Protocol):
-    """What a live ``Trial``, a ``FixedTrial`` and a stored ``FrozenTrial`` have in common."""
+class BudgetTooSmall(ValueError):
+    """No network of a space is within the budget.
 
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """One of ``choices``."""
+    Attributes:
+        smallest: fewest parameters that a network of the space has.
+    """
 
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """A number from ``low`` to ``high``."""
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """A whole number from ``low`` to ``high``."""
+    def __init__(self, space: SearchSpace, budget: int) -> None:
+        self.smallest = space.smallest
+        lower = " and ".join(
+            f"{name} (now {low}:{high})"
+            for name, (low, high), floor in (("width", space.width, 1), ("depth", space.depth, 3))
+            if low > floor
+        )
+        super().__init__(
+            f"no network of this space has {budget:,} parameters or fewer: the smallest has "
+            f"{self.smallest:,}; raise the budget to {self.smallest:,}"
+            + (f" or lower {lower}" if lower else "")
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TrialConfig:
-    """One point of the space, decoded."""
+    """The architecture and training of one set of params."""
 
-    architecture: Architecture
-    training: TrainingConfig
+    architecture: arch.Architecture
+    training: cfg.TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Blocks of 3x3 convolution, batch norm, ReLU and dropout; one or two poolings; a head.
+    """Blocks of 3x3 convolution, batch norm, ReLU and dropout; one or two pooling layers; a head.
 
     Attributes:
-        depth: fewest and most blocks.
-        width: fewest and most channels of a block.
+        depth: minimum and maximum number of blocks.
+        width: minimum and maximum number of channels of a block.
         epochs: epochs of a full training.
 
     Raises:
-        ValueError: bounds that hold nothing.
+        ValueError: invalid bounds.
     """
 
     depth: tuple[int, int] = (3, 7)
@@ -102,26 +79,33 @@ class SearchSpace:
         if not 1 <= self.width[0] <= self.width[1] <= 512:
             raise ValueError(f"width takes bounds LOW:HIGH within 1:512, not {self.width}")
         if not 1 <= self.epochs <= 10_000:
-            raise ValueError(f"epochs lie within 1:10000, not {self.epochs}")
+            raise ValueError(f"epochs must be within 1:10000, not {self.epochs}")
 
     @classmethod
     def for_budget(cls, budget: int, **bounds: Any) -> SearchSpace:
-        """Default bounds for a budget.
+        """The space with default bounds for a budget, unless others are given.
 
-        One 3x3 convolution from C to C channels costs 9 C^2 parameters, so no two neighbours are
-        wider than sqrt(budget / 9); a seventh of that is the narrowest.
+        A 3x3 convolution from C to C channels has 9 C^2 parameters, so the maximum width is
+        sqrt(budget / 9), and the minimum is a seventh of it.
+
+        Raises:
+            ValueError: invalid bounds.
+            BudgetTooSmall: no network of the space is within the budget.
         """
         widest = min(max(4, ceil(sqrt(budget / 9))), 512)
-        return cls(**{"width": (max(2, widest // 7), widest)} | bounds)
+        space = cls(**{"width": (max(2, widest // 7), widest)} | bounds)
+        if space.smallest > budget:
+            raise BudgetTooSmall(space, budget)
+        return space
 
     @cached_property
     def width_params(self) -> tuple[str, ...]:
-        """Names of the params that are numbers of channels."""
+        """Names of the params that set a number of channels."""
         return (*(f"width_{i}" for i in range(1, self.depth[1] + 1)), "transition_width")
 
     @cached_property
     def architecture_params(self) -> dict[str, BaseDistribution]:
-        """Params that decide the architecture, and with it the number of parameters."""
+        """Distributions of the params that determine the architecture, and so the parameter count."""
         widths = IntDistribution(*self.width)
         return {
             "depth": IntDistribution(*self.depth),
@@ -135,7 +119,7 @@ class SearchSpace:
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Every param of the joint space."""
+        """Distributions of all params."""
         return self.architecture_params | {
             "dropout": FloatDistribution(0.0, 0.1, step=0.01),
             "dropout_per": CategoricalDistribution(("element", "channel")),
@@ -149,89 +133,98 @@ class SearchSpace:
             "augmentation": FloatDistribution(0.0, 1.0, step=0.1),
         }
 
-    def suggest(self, trial: SuggestsParameters) -> TrialConfig:
-        """The one door: sample a live trial, test a fixed one, decode a stored one."""
+    def suggest(self, trial: BaseTrial) -> TrialConfig:
+        """Suggest every param from a ``Trial``, ``FixedTrial`` or ``FrozenTrial`` and build the configuration."""
         return self.decode({n: _suggest(trial, n, d) for n, d in self.distributions.items()})
 
     def decode(self, params: Params) -> TrialConfig:
-        """The configuration that a full set of params stands for."""
+        """Build the configuration of a full set of params."""
         return TrialConfig(self.architecture(params), self.training(params))
 
-    def architecture(self, params: Params) -> Architecture:
-        """The network of a set of params; params that it does not use are ignored."""
-        layers: list[Layer] = []
-        size = INPUT_SHAPE[1]
+    def architecture(self, params: Params) -> arch.Architecture:
+        """Build the architecture; params that it does not use are ignored."""
+        layers: list[arch.Layer] = []
+        size = arch.INPUT_SHAPE[1]
         pools = {params["pool_1"]}
         if params["pool_2"]:
             pools.add(params["pool_1"] + params["pool_2"])
         for block in range(1, params["depth"] + 1):
-            padded = params["padding"] == "same" or size < SMALLEST_VALID_MAP
+            padded = params["padding"] == "same" or size < MIN_UNPADDED_SIZE
             layers += self._block(params, params[f"width_{block}"], padding=int(padded))
             size -= 0 if padded else 2
             if block in pools and size > 1:
-                layers.append(MaxPool())
+                layers.append(arch.MaxPool())
                 size //= 2
             if block == params["pool_1"] and params["transition"]:
                 layers += self._block(params, params["transition_width"], kernel_size=1)
-        return Architecture((*layers, *_head(params["head"])))
+        return arch.Architecture((*layers, *_head(params["head"])))
 
-    def _block(self, params: Params, width: int, kernel_size: int = 3, padding: int = 0) -> list[Layer]:
-        block: list[Layer] = [Conv(width, kernel_size, padding), BatchNorm(), ReLU()]
+    def _block(self, params: Params, width: int, kernel_size: int = 3, padding: int = 0) -> list[arch.Layer]:
+        block: list[arch.Layer] = [arch.Conv(width, kernel_size, padding), arch.BatchNorm(), arch.ReLU()]
         if params.get("dropout"):
-            block.append(Dropout(params["dropout"], params["dropout_per"]))
+            block.append(arch.Dropout(params["dropout"], params["dropout_per"]))
         return block
 
-    def training(self, params: Params) -> TrainingConfig:
-        """The training of a set of params."""
-        return TrainingConfig(
+    def training(self, params: Params) -> cfg.TrainingConfig:
+        """Build the training configuration."""
+        return cfg.TrainingConfig(
             epochs=self.epochs,
             batch_size=params["batch_size"],
             optimizer=_optimizer(params),
             schedule=_schedule(params["schedule"], self.epochs),
             label_smoothing=params["label_smoothing"],
-            augmentation=Augmentation.of_strength(params["augmentation"]),
+            augmentation=cfg.Augmentation.of_strength(params["augmentation"]),
         )
 
     def describe(self, params: Params) -> dict[str, str | int | float]:
-        """What people compare: the architecture in short and the params that the network uses."""
+        """The architecture in short notation, its costs and the params that it uses, for display."""
         config = self.decode(params)
-        plan = ("depth", "pool_1", "pool_2", "padding", "transition", "head")
-        rest = ("optimizer", "weight_decay", "schedule", "batch_size", "label_smoothing")
+        discrete = ("depth", "pool_1", "pool_2", "padding", "transition", "head")
+        training = ("optimizer", "weight_decay", "schedule", "batch_size", "label_smoothing")
         return {
             "architecture": str(config.architecture),
             "num_params": config.architecture.num_params(),
             "multiply_adds": config.architecture.multiply_adds(),
-            **{name: params[name] for name in plan},
+            **{name: params[name] for name in discrete},
             "dropout": params["dropout"],
             "dropout_per": params["dropout_per"] if params["dropout"] else "none",
             "peak_lr": config.training.optimizer.lr,
-            **{name: params[name] for name in rest},
+            **{name: params[name] for name in training},
             "augmentation": params["augmentation"],
             "epochs": config.training.epochs,
         }
 
     def draw(self, rng: np.random.RandomState) -> dict[str, Any]:
-        """Architecture params drawn independently and uniformly, as a random sampler would."""
+        """Draw the architecture params independently and uniformly."""
         return {name: _draw(param, rng) for name, param in self.architecture_params.items()}
 
     def uniform_width_params(self, width: int) -> Iterator[dict[str, Any]]:
-        """Every plan of depth, pooling, padding, transition and head, with all widths equal."""
-        plan = {n: d for n, d in self.architecture_params.items() if n not in self.width_params}
+        """Every combination of the discrete architecture params, with all widths equal."""
+        discrete = {n: d for n, d in self.architecture_params.items() if n not in self.width_params}
         widths = dict.fromkeys(self.width_params, width)
-        for values in product(*(_values(param) for param in plan.values())):
-            yield widths | dict(zip(plan, values, strict=True))
+        for values in product(*map(_values, discrete.values())):
+            yield widths | dict(zip(discrete, values, strict=True))
+
+    @cached_property
+    def smallest(self) -> int:
+        """Parameter count of the smallest network of the space."""
+        return min(self.architecture(p).num_params() for p in self.uniform_width_params(self.width[0]))
+
+    @cached_property
+    def largest(self) -> int:
+        """Parameter count of the largest network of the space."""
+        return max(self.architecture(p).num_params() for p in self.uniform_width_params(self.width[1]))
 
     @property
     def num_architectures(self) -> int:
-        """Distinct settings of the architecture params that a network uses."""
-        span = self.width[1] - self.width[0] + 1
-        plans = prod(
-            len(_values(self.architecture_params[n])) for n in ("pool_1", "pool_2", "padding", "head")
-        )
-        return sum(plans * span**d * (1 + span) for d in range(self.depth[0], self.depth[1] + 1))
+        """Number of settings of the architecture params, not counting unused ones."""
+        widths = self.width[1] - self.width[0] + 1
+        names = ("pool_1", "pool_2", "padding", "head")
+        discrete = prod(len(_values(self.architecture_params[name])) for name in names)
+        return sum(discrete * widths**d * (1 + widths) for d in range(self.depth[0], self.depth[1] + 1))
 
 
-def _suggest(trial: SuggestsParameters, name: str, param: BaseDistribution) -> Any:
+def _suggest(trial: BaseTrial, name: str, param: BaseDistribution) -> Any:
     match param:
         case CategoricalDistribution():
             return trial.suggest_categorical(name, param.choices)
@@ -239,7 +232,7 @@ def _suggest(trial: SuggestsParameters, name: str, param: BaseDistribution) -> A
             return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
         case FloatDistribution():
             return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
-    raise TypeError(f"no way to suggest {name} from {param!r}")
+    raise TypeError(f"unsupported distribution of {name}: {param!r}")
 
 
 def _values(param: BaseDistribution) -> tuple[Any, ...]:
@@ -248,7 +241,7 @@ def _values(param: BaseDistribution) -> tuple[Any, ...]:
             return tuple(param.choices)
         case IntDistribution():
             return tuple(range(param.low, param.high + 1, param.step))
-    raise TypeError(f"{param!r} has no list of values")
+    raise TypeError(f"{param!r} is not discrete")
 
 
 def _draw(param: BaseDistribution, rng: np.random.RandomState) -> Any:
@@ -256,37 +249,37 @@ def _draw(param: BaseDistribution, rng: np.random.RandomState) -> Any:
     return values[rng.randint(len(values))]
 
 
-def _head(kind: str) -> tuple[Layer, ...]:
+def _head(kind: str) -> tuple[arch.Layer, ...]:
     match kind:
         case "gap":
-            return (GlobalAvgPool(), Flatten(), Linear(NUM_CLASSES))
+            return (arch.GlobalAvgPool(), arch.Flatten(), arch.Linear(arch.NUM_CLASSES))
         case "gap_hidden":
-            hidden = (Linear(HIDDEN_HEAD_WIDTH), ReLU())
-            return (GlobalAvgPool(), Flatten(), *hidden, Linear(NUM_CLASSES))
+            hidden = (arch.Linear(HIDDEN_HEAD_WIDTH), arch.ReLU())
+            return (arch.GlobalAvgPool(), arch.Flatten(), *hidden, arch.Linear(arch.NUM_CLASSES))
         case "flatten":
-            return (Flatten(), Linear(NUM_CLASSES))
+            return (arch.Flatten(), arch.Linear(arch.NUM_CLASSES))
     raise ValueError(f"unknown head {kind!r}")
 
 
-def _optimizer(params: Params) -> Optimizer:
+def _optimizer(params: Params) -> cfg.Optimizer:
     match params["optimizer"]:
         case "sgd":
-            return SGD(params["sgd_lr"], nesterov=True, weight_decay=params["weight_decay"])
+            return cfg.SGD(params["sgd_lr"], nesterov=True, weight_decay=params["weight_decay"])
         case "adamw":
-            return Adam(params["adamw_lr"], weight_decay=params["weight_decay"], decoupled=True)
+            return cfg.Adam(params["adamw_lr"], weight_decay=params["weight_decay"], decoupled=True)
     raise ValueError(f"unknown optimizer {params['optimizer']!r}")
 
 
-def _schedule(kind: str, epochs: int) -> Schedule:
+def _schedule(kind: str, epochs: int) -> cfg.Schedule:
     match kind:
         case "one_cycle":
-            return OneCycle()
+            return cfg.OneCycle()
         case "cosine":
-            return Cosine()
+            return cfg.Cosine()
         case "step":
-            return Step(step_size=max(1, round(0.4 * epochs)))
+            return cfg.Step(step_size=max(1, round(0.4 * epochs)))
         case "plateau":
-            return Plateau()
+            return cfg.Plateau()
         case "constant":
-            return Constant()
+            return cfg.Constant()
     raise ValueError(f"unknown schedule {kind!r}")

@@ -1,4 +1,4 @@
-"""How a network is trained: a frozen, self-validating description without any torch in it."""
+"""Training configuration: optimizer, schedule, augmentation and weight averaging, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class SGD:
-    """Stochastic gradient descent; ``lr`` is the peak of the schedule, ``weight_decay`` is L2 in the gradient."""
+    """Stochastic gradient descent; ``lr`` is the peak of the schedule, ``weight_decay`` an L2 penalty."""
 
     lr: float
     momentum: float = 0.9
@@ -18,7 +18,7 @@ class SGD:
 
 @dataclass(frozen=True, slots=True)
 class Adam:
-    """Adam; ``decoupled`` takes the weight decay out of the gradient (AdamW, arXiv 1711.05101)."""
+    """Adam; ``decoupled`` weight decay is AdamW (arXiv 1711.05101)."""
 
     lr: float
     weight_decay: float = 0.0
@@ -30,12 +30,12 @@ Optimizer: TypeAlias = SGD | Adam
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The peak rate from the first step to the last."""
+    """The peak rate at every step."""
 
 
 @dataclass(frozen=True, slots=True)
 class OneCycle:
-    """Up to the peak and down to nearly zero, per step (arXiv 1708.07120); names and defaults are torch's."""
+    """Warm-up to the peak and annealing to nearly zero, per step (arXiv 1708.07120), with torch's defaults."""
 
     pct_start: float = 0.3
     div_factor: float = 25.0
@@ -44,12 +44,12 @@ class OneCycle:
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """From the peak to zero along half a cosine, per step (arXiv 1608.03983 without restarts)."""
+    """Cosine annealing from the peak to zero, per step (arXiv 1608.03983 without restarts)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Times ``gamma`` after every ``step_size`` epochs."""
+    """Multiplies the rate by ``gamma`` every ``step_size`` epochs."""
 
     step_size: int
     gamma: float = 0.1
@@ -57,9 +57,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """Times ``factor`` once accuracy has not risen for more than ``patience`` epochs.
+    """Multiplies the rate by ``factor`` after more than ``patience`` epochs without a better accuracy.
 
-    The accuracy is the validation set's, or the training set's where there is no validation set.
+    The accuracy is that on the validation set, or on the training set if there is none.
     """
 
     factor: float = 0.1
@@ -72,15 +72,15 @@ Schedule: TypeAlias = Constant | OneCycle | Cosine | Step | Plateau
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """One random affine map per image, drawn anew every time the image is seen.
+    """A random affine map per image and epoch.
 
     Attributes:
-        rotation: largest angle either way, degrees.
-        translation: largest shift either way, as fractions of (width, height).
-        scale: lowest and highest factor.
-        shear: largest angle of the horizontal shear either way, degrees.
-        fill: pixel value, in [0, 1], of what lies outside the image.
-        interpolation: how pixels between pixels are read.
+        rotation: maximum absolute angle, degrees.
+        translation: maximum absolute shift, as fractions of (width, height).
+        scale: minimum and maximum factor.
+        shear: maximum absolute angle of the horizontal shear, degrees.
+        fill: pixel value, in [0, 1], outside the image.
+        interpolation: resampling mode.
     """
 
     rotation: float = 0.0
@@ -92,14 +92,14 @@ class Augmentation:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it leaves every image as it is."""
+        """Whether it changes no image."""
         return (
             self.rotation == self.shear == 0.0 and self.translation == (0.0, 0.0) and self.scale == (1.0, 1.0)
         )
 
     @classmethod
     def of_strength(cls, strength: float) -> Augmentation:
-        """One dial for search: 1 turns by 15 degrees, shifts by a tenth, scales by a tenth, shears by 10 degrees."""
+        """A single strength to search over; 1 is 15 degrees rotation, 10 % shift and scale, 10 degrees shear."""
         return cls(
             rotation=15.0 * strength,
             translation=(0.1 * strength, 0.1 * strength),
@@ -110,10 +110,10 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """Everything that the training of one network needs besides the network, the data and a seed.
+    """Hyperparameters of one training.
 
     Raises:
-        ValueError: a value that cannot be trained with.
+        ValueError: a value is out of range.
     """
 
     epochs: int
@@ -128,8 +128,8 @@ class TrainingConfig:
         if self.epochs < 1 or self.batch_size < 2:
             raise ValueError("training takes at least 1 epoch and batches of at least 2 images")
         if not self.optimizer.lr > 0 or self.optimizer.weight_decay < 0:
-            raise ValueError("a learning rate is above 0 and a weight decay is not below 0")
+            raise ValueError("a learning rate must be above 0 and a weight decay not below 0")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label smoothing lies in [0, 1), not {self.label_smoothing}")
+            raise ValueError(f"label smoothing must be in [0, 1), not {self.label_smoothing}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"the decay of the average lies in (0, 1), not {self.ema_decay}")
+            raise ValueError(f"ema_decay must be in (0, 1), not {self.ema_decay}")

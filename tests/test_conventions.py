@@ -1,24 +1,36 @@
-"""Conventions that a test can check: layers, file sizes, documents."""
+"""Project conventions: import contract, file sizes, unsafe loading, documents, wheel contents."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from mnist_search.cli.app import app
+from mnist_search.storage.tables import metadata
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PACKAGES = ("search_space", "experiments", "mnist_search")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-FORBIDDEN_WORDS = ("Manager", "Handler", "Orchestrator", "Engine", "utils", "common", "helpers")
+ARCHITECTURE = (ROOT / "mnist_search" / "README.md").read_text()
+DOCUMENTS = sorted(
+    p for folder in (".", ".github", "experiments", "mnist_search") for p in (ROOT / folder).glob("*.md")
+)
+SOURCES = [
+    path
+    for package in ("search_space", "experiments", "mnist_search")
+    for path in (ROOT / package).rglob("*.py")
+]
+MAX_LINES = 350
+VAGUE_WORDS = ("Manager", "Handler", "Orchestrator", "Engine", "utils", "common", "helpers")
+UNSAFE = r"pickle\.load|weights_only=False|joblib|yaml\.load\(|(?<!safetensors\.)torch\.(load|save)\(|(?<![\w.])(eval|exec)\("
 
 
-def test_the_import_contract_holds():
+def test_import_contract_holds():
     program = Path(sys.executable).parent / "lint-imports"
 
     done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -26,22 +38,24 @@ def test_the_import_contract_holds():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_outgrows_its_noun(path):
-    text = path.read_text()
+def test_source_files_stay_short():
+    lengths = {path: len(path.read_text().splitlines()) for path in SOURCES}
 
-    assert len(text.splitlines()) <= 350
-    names = [*re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE), path.stem]
-    assert not [name for name in names for word in FORBIDDEN_WORDS if word in name]
+    assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_loads_code_with_data(path):
-    text = path.read_text()
+def test_names_are_not_vague():
+    names = [name for path in SOURCES for name in [path.stem, *public_names(path)]]
 
-    for unsafe in ("pickle.load", "weights_only=False", "joblib", "yaml.load(", "torch.load(", "torch.save("):
-        assert unsafe not in text
-    assert not re.search(r"(?<![\w.])(eval|exec)\(", text)
+    assert [name for name in names if any(word in name for word in VAGUE_WORDS)] == []
+
+
+def public_names(path):
+    return re.findall(r"^(?:class|def) (\w+)", path.read_text(), re.MULTILINE)
+
+
+def test_sources_do_not_load_code_with_data():
+    assert [path for path in SOURCES if re.search(UNSAFE, path.read_text())] == []
 
 
 def first_commands():
@@ -49,41 +63,81 @@ def first_commands():
     return [block.strip() for block in blocks[:2]]
 
 
-def test_the_readme_begins_with_two_commands_that_set_themselves_up():
-    main, tests = first_commands()
+def test_readme_starts_with_two_self_contained_commands():
+    search, tests = first_commands()
 
-    for command in (main, tests):
+    for command in (search, tests):
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
         assert "\n" not in command
-    assert main.endswith("mnist-search run --budget 8000 --trials 50")
+    assert search.endswith("mnist-search run --budget 8000 --trials 50")
     assert tests.endswith("pytest")
 
 
-def test_ci_calls_the_readmes_test_command():
+def test_ci_script_runs_the_test_command_of_the_readme():
     assert first_commands()[1] in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_the_readme_tells_every_verb():
-    verbs = {command.callback.__name__ for command in app.registered_commands}
+def test_readme_lists_every_verb():
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
 
     assert {verb for verb in verbs if f"`{verb}" not in README} == set()
 
 
-@pytest.mark.parametrize("path", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "experiments").glob("*.md"))])
-def test_no_link_between_documents_is_broken(path):
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text())
-
-    assert [link for link in links if not (path.parent / link).exists()] == []
+def test_main_documents_stay_short():
+    assert len(README.splitlines()) <= 150
+    assert len(ARCHITECTURE.splitlines()) <= 200
 
 
-def test_the_changelog_has_this_version():
-    from mnist_search import __version__
+def test_architecture_page_lists_every_table_and_column():
+    columns = {f"{table.name}.{column.name}" for table in metadata.sorted_tables for column in table.columns}
 
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert f"## {__version__}" in changelog or "## Unreleased" in changelog
+    missing = {name for name in columns if not all(f"`{part}`" in ARCHITECTURE for part in name.split("."))}
+    assert missing == set()
 
 
-def test_every_seed_names_source_cost_and_claim():
+def test_files_named_by_the_architecture_page_exist():
+    paths = re.findall(r"`([\w./-]+\.(?:py|md|json|html|toml))`", ARCHITECTURE)
+
+    assert [
+        path for path in paths if not any((base / path).exists() for base in (ROOT, ROOT / "mnist_search"))
+    ] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_resolve(path):
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", path.read_text())
+
+    targets = [((path.parent / file) if file else path, anchor) for file, anchor in links]
+    assert [target for target, _ in targets if not target.exists()] == []
+    assert [(target, anchor) for target, anchor in targets if anchor and anchor not in anchors(target)] == []
+
+
+def anchors(document):
+    """Anchors of a document's headings, as GitHub derives them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_changelog_has_a_section_for_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_baseline_states_source_cost_and_reported_result():
     for path in sorted((ROOT / "experiments").glob("seed_*.py")):
         docstring = path.read_text().split('"""')[1]
-        assert all(word in docstring for word in ("Source: ", "Cost: ", "Claim: ", "Command: "))
+        assert all(word in docstring for word in ("Source: ", "Cost: ", "Reported: ", "Command: "))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_wheel_omits_research_and_measured_results(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    names = zipfile.ZipFile(*tmp_path.glob("*.whl")).namelist()
+    assert "mnist_search/cli/app.py" in names
+    assert [name for name in names if "research" in name or "measured" in name] == []

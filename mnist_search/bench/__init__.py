@@ -1,1 +1,1 @@
-"""How fast we are, beside how fast the same work is done by hand."""
+"""The benchmark behind the verb ``bench``: training, search and the overhead around them."""

@@ -1,8 +1,7 @@
-"""The loop that people write by hand, and that the five seeds share; what ours is measured against.
+"""The training loop that the authors of the baselines wrote by hand, for comparison.
 
 ``torchvision.transforms`` on one PIL image at a time, a ``DataLoader``, fp32, ``.item()`` and a
-``tqdm`` bar at every step. Written as their authors describe it, so it is not tuned here, except
-that the number of loader processes is theirs to choose.
+``tqdm`` bar at every step. It is not tuned, except for the number of loader processes.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Transform: TypeAlias = Callable[[Image.Image], torch.Tensor]
 
 
 class PilDigits(Dataset[tuple[torch.Tensor, int]]):
-    """Digits as ``torchvision.datasets.MNIST`` gives them: a PIL image at a time, then transforms."""
+    """Digits as PIL images with transforms, like ``torchvision.datasets.MNIST``."""
 
     def __init__(self, digits: Digits, transform: Transform) -> None:
         self._images = digits.images.squeeze(1).numpy()
@@ -43,57 +42,56 @@ class PilDigits(Dataset[tuple[torch.Tensor, int]]):
         return self._transform(Image.fromarray(self._images[index])), self._labels[index]
 
 
-def seed_transforms(how: Augmentation) -> Transform:
-    """The seeds' chain: rotation, then the rest of the affine map, then a tensor."""
-    from torchvision import transforms  # a second and a half to import, which our own loop never needs
-    from torchvision.transforms import InterpolationMode
+def baseline_transforms(augmentation: Augmentation) -> Transform:
+    """The transforms of the baselines: rotation, other affine maps, tensor, normalization."""
+    from torchvision import transforms  # takes 1.5 s; the project's own loop does not need it
 
-    mode = InterpolationMode(how.interpolation)
+    mode = transforms.InterpolationMode(augmentation.interpolation)
     steps: list[Any] = []
-    if how.rotation:
-        steps.append(transforms.RandomRotation(how.rotation, mode, fill=(round(255 * how.fill),)))
-    if how.shear or how.translation != (0.0, 0.0) or how.scale != (1.0, 1.0):
-        shear = (-how.shear, how.shear) if how.shear else None
-        steps.append(transforms.RandomAffine(0, how.translation, how.scale, shear, mode))
-    chain: Transform = transforms.Compose(
-        [*steps, transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
-    )
-    return chain
+    if augmentation.rotation:
+        fill = (round(255 * augmentation.fill),)
+        steps.append(transforms.RandomRotation(augmentation.rotation, mode, fill=fill))
+    translation, scale, shear = augmentation.translation, augmentation.scale, augmentation.shear
+    if shear or translation != (0.0, 0.0) or scale != (1.0, 1.0):
+        angles = (-shear, shear) if shear else None
+        steps.append(transforms.RandomAffine(0, translation, scale, angles, mode))
+    steps += [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
+    composed: Transform = transforms.Compose(steps)
+    return composed
 
 
 def handwritten_loop(
     recipe: Recipe,
     digits: Digits,
-    loader_processes: int,
+    num_workers: int,
     on_step: Callable[[float, float], None] = lambda *_: None,
     device: str = "cpu",
     epochs: int = 1,
 ) -> Iterator[int]:
-    """Train ``recipe`` as its author does; yields the images of each step.
+    """Train ``recipe`` as its author does; yields the number of images of each step.
 
     Args:
-        recipe: the network with its training.
-        digits: images to learn from.
-        loader_processes: ``num_workers`` of the ``DataLoader``.
-        on_step: told of every step's loss and of the accuracy of the epoch so far.
-        device: where the network is; images are made on the CPU and sent there.
+        recipe: the network and its training.
+        digits: training images.
+        num_workers: of the ``DataLoader``.
+        on_step: called after every step with its loss and the accuracy of the epoch so far.
+        device: where the network is trained; images are transformed on the CPU.
         epochs: at a constant learning rate.
     """
-    how = recipe.training
     loader = DataLoader(
-        PilDigits(digits, seed_transforms(how.augmentation)),
-        batch_size=how.batch_size,
+        PilDigits(digits, baseline_transforms(recipe.training.augmentation)),
+        batch_size=recipe.training.batch_size,
         shuffle=True,
-        num_workers=loader_processes,
-        # A script's own default: here the default would be that of our warm processes.
-        multiprocessing_context=get_all_start_methods()[0] if loader_processes else None,
+        num_workers=num_workers,
+        # The platform's default; processes of the pool would default to spawn.
+        multiprocessing_context=get_all_start_methods()[0] if num_workers else None,
     )
     network = nn.Sequential(*modules(recipe.architecture, REFERENCE_LAYERS)).to(device)
-    optimizer = _optimizer(network, how.optimizer)
+    optimizer = _optimizer(network, recipe.training.optimizer)
     network.train()
     for _ in range(epochs):
-        correct = seen = 0
-        with tqdm(loader, file=io.StringIO()) as bar:  # its work counts, its picture does not
+        correct = total = 0
+        with tqdm(loader, file=io.StringIO()) as bar:  # the cost of the bar counts; its output is dropped
             for batch in bar:
                 images, labels = (part.to(device) for part in batch)
                 optimizer.zero_grad()
@@ -102,24 +100,24 @@ def handwritten_loop(
                 loss.backward()
                 optimizer.step()
                 correct += logits.argmax(dim=1).eq(labels).sum().item()
-                seen += len(labels)
-                bar.set_description(f"loss={loss.item():.4f} accuracy={100 * correct / seen:.2f}")
-                on_step(loss.item(), correct / seen)
+                total += len(labels)
+                bar.set_description(f"loss={loss.item():.4f} accuracy={100 * correct / total:.2f}")
+                on_step(loss.item(), correct / total)
                 yield len(labels)
 
 
-def _optimizer(network: nn.Module, how: Optimizer) -> torch.optim.Optimizer:
-    match how:
+def _optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimizer:
+    match config:
         case SGD(lr, momentum):
             return torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
         case Adam(lr, decay):
             return torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay)
 
 
-def steady_rate(
+def images_per_second(
     steps: Iterator[int], warm_up: int, timed: int, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Images per second over ``timed`` steps, once ``warm_up`` steps have brought it to speed."""
+    """Images per second of ``timed`` steps, after ``warm_up`` steps that are not timed."""
     for _ in range(warm_up):
         next(steps)
     started = clock()

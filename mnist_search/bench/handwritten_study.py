@@ -1,4 +1,4 @@
-"""A study as people write it by hand: plain TPE, the seeds' loop, a metric logged at every step."""
+"""A study as written by hand: plain TPE, the handwritten loop, one MLflow metric per step."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 import time
 from pathlib import Path
 
+import mlflow
 import optuna
 
 from experiments.recipe import Recipe
 from mnist_search.bench import reference
 from mnist_search.bench.handwritten_loop import handwritten_loop
-from mnist_search.bench.images import images
 from mnist_search.data.dataset import Digits
 from mnist_search.training.model import build, count
 
@@ -19,41 +19,35 @@ WIDTHS = tuple(f"width_{i}" for i in range(1, 6))
 
 
 def handwritten_study(
-    data_dir: Path, device: str, storage: str, tracking: str, train_images: int, trials: int = 1
+    data_dir: Path, device: str, storage: str, tracking_uri: str, train_images: int, trials: int = 1
 ) -> float:
-    """Images per second over ``trials`` of one epoch, after one trial that warms up.
+    """Images per second of ``trials`` trials of one epoch, after one trial for warm-up.
 
-    Budget violations are pruned after the network was built and counted, as is usual; here the
-    reference is enqueued, so that the work is that of our own trials.
+    Networks over the budget are pruned after they were built and counted, as is usual. The
+    reference is enqueued, so that the timed trials train the same network as the project's.
     """
-    import mlflow  # heavy, and only here
-
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    mlflow.set_tracking_uri(tracking)
-    mlflow.set_experiment("plain")
-    train = images(data_dir, "cpu").train
-    few = train[:train_images]
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_experiment("handwritten")
+    train = reference.cached_split(data_dir, "cpu").train[:train_images]
     study = optuna.create_study(storage=storage, direction="minimize")
     for _ in range(trials + 1):
         study.enqueue_trial({name: reference.PARAMS[name] for name in WIDTHS})
 
-    def run_search_trial(trial: optuna.Trial) -> float:
-        widths = {name: trial.suggest_int(name, 4, 30) for name in WIDTHS}
-        recipe = reference.recipe(**widths)
+    def objective(trial: optuna.Trial) -> float:
+        recipe = reference.recipe(**{name: trial.suggest_int(name, 4, 30) for name in WIDTHS})
         if count(build(recipe.architecture, 0)) > reference.BUDGET:
             raise optuna.TrialPruned
-        return _logged_epoch(recipe, few, device)
+        return _train_one_epoch(recipe, train, device)
 
-    study.optimize(run_search_trial, n_trials=1)
+    study.optimize(objective, n_trials=1)
     started = time.perf_counter()
-    study.optimize(run_search_trial, n_trials=trials)
+    study.optimize(objective, n_trials=trials)
     return train_images * trials / (time.perf_counter() - started)
 
 
-def _logged_epoch(recipe: Recipe, train: Digits, device: str) -> float:
-    import mlflow  # see above
-
+def _train_one_epoch(recipe: Recipe, train: Digits, device: str) -> float:
     losses: list[float] = []
 
     def log(loss: float, _: float) -> None:

@@ -1,4 +1,4 @@
-"""Warm processes that do the same piece of work at the same time."""
+"""Long-lived processes that run the same function concurrently."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ T = TypeVar("T")
 
 
 class ProcessPool:
-    """Processes that stay warm between pieces of work.
+    """A pool in which every process has its own queue, so that all of them run concurrently.
 
     Args:
-        processes: how many.
-        one_thread: give each a single thread, as a worker has, instead of torch's own choice.
-
-    Attributes:
-        processes: how many there are.
+        processes: number of processes.
+        one_thread: give each process one thread, as a worker has, instead of torch's default.
     """
 
     def __init__(self, processes: int, *, one_thread: bool) -> None:
         self.processes = processes
         context = multiprocessing.get_context("spawn")
-        self._members = [ProcessPoolExecutor(1, context, _begin, (one_thread,)) for _ in range(processes)]
+        self._executors = [
+            ProcessPoolExecutor(1, context, _initialize, (one_thread,)) for _ in range(processes)
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -37,30 +36,26 @@ class ProcessPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for wait in (False, True):  # all of them end at the same time
-            for member in self._members:
-                member.shutdown(wait)
+        for wait in (False, True):  # the processes exit concurrently
+            for executor in self._executors:
+                executor.shutdown(wait)
 
-    def warm_up(self, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Have every member start and do this, without waiting for it."""
-        for member in self._members:
-            member.submit(work, *args, **kwargs)
+    def warm_up(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Start every process and call ``function`` in it, without waiting."""
+        for executor in self._executors:
+            executor.submit(function, *args, **kwargs)
 
-    def run_all(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
-        """Have every member do this now; what each of them answers."""
-        return self.run_on(self.processes, work, *args, **kwargs)
+    def run_all(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        """Call ``function`` in every process concurrently; the results by process."""
+        futures = [executor.submit(function, *args, **kwargs) for executor in self._executors]
+        return [future.result() for future in futures]
 
-    def run_on(self, members: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
-        """Have this many members do this now while the others rest; what each of them answers."""
-        answers = [member.submit(work, *args, **kwargs) for member in self._members[:members]]
-        return [answer.result() for answer in answers]
-
-    def run_one(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Have one member do this while the others rest."""
-        return self.run_on(1, work, *args, **kwargs)[0]
+    def run_one(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` in the first process while the others are idle."""
+        return self._executors[0].submit(function, *args, **kwargs).result()
 
 
-def _begin(one_thread: bool) -> None:
+def _initialize(one_thread: bool) -> None:
     ExitWithoutTeardown().code = 0
     if one_thread:
         use_one_thread()

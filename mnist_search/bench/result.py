@@ -1,4 +1,4 @@
-"""One measured figure, as it is printed."""
+"""One result of the benchmark."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from statistics import median
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A figure with its spread.
+class Result:
+    """A measured quantity: the median of its rounds and their range.
 
     Attributes:
-        name: stable, so that two machines and two versions can be compared.
-        value: the median of the rounds.
-        note: what was measured against what.
+        name: stable across machines and versions, so that results can be compared.
+        note: the conditions of the measurement.
     """
 
     name: str
-    value: float
+    median: float
     unit: str
     min: float
-    median: float
     max: float
     note: str
 
 
-def row(name: str, unit: str, rounds: Sequence[float], note: str = "") -> Row:
-    """The figure of some rounds of one measurement."""
-    middle = median(rounds)
-    return Row(name, middle, unit, min(rounds), middle, max(rounds), note)
+def result(name: str, unit: str, rounds: Sequence[float], note: str = "") -> Result:
+    """The result of some rounds of one measurement."""
+    return Result(name, median(rounds), unit, min(rounds), max(rounds), note)
 
 
-def ratio(name: str, ours: Sequence[float], theirs: Sequence[float], note: str = "") -> Row:
-    """How many times more ``ours`` is, round by round."""
-    return row(name, "x", [mine / other for mine, other in zip(ours, theirs, strict=True)], note)
+def ratio_result(
+    name: str, numerators: Sequence[float], denominators: Sequence[float], note: str = ""
+) -> Result:
+    """The ratio of two measurements, computed in each round."""
+    return result(name, "x", [a / b for a, b in zip(numerators, denominators, strict=True)], note)

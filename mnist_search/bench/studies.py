@@ -1,9 +1,10 @@
-"""Whole studies by the clock: trials at once, logging, memory, and the study written by hand."""
+"""Timed studies: concurrent trials, memory of workers, and the handwritten study."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,18 +13,18 @@ import psutil
 from mnist_search.bench import reference
 from mnist_search.bench.handwritten_study import handwritten_study
 from mnist_search.bench.process_pool import ProcessPool
-from mnist_search.bench.result import Row, ratio, row
-from mnist_search.execution.events import Event, TrialBegan, TrialEnded
-from mnist_search.execution.run_study import RunConfig, run_study
-from mnist_search.records import StudyRecord
+from mnist_search.bench.result import Result, ratio_result, result
+from mnist_search.execution.config import RunConfig
+from mnist_search.execution.events import Event, TrialEnded, TrialStarted
+from mnist_search.execution.run_study import run_study
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.tracking.config import make_tracking_config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What each timed study does: ``trials`` times the reference network."""
+class StudyWorkload:
+    """A study in which every trial trains the reference network."""
 
     data_dir: Path
     device: str
@@ -40,95 +41,97 @@ class Work:
 
 
 @dataclass
-class Clock:
-    """A screen that only looks at the time and at the memory of the workers.
+class TimingReporter:
+    """A progress reporter that records times and the memory of the workers.
 
-    Times are seconds from the making of the clock; ``memory`` has the bytes of the largest worker
-    at the end of every trial.
+    Attributes:
+        started, ended: start of the first trial and end of the last one, in seconds from the
+            creation of the reporter.
+        memory: resident bytes of the largest worker at the end of every trial.
     """
 
-    began: float | None = None
+    started: float | None = None
     ended: float = 0.0
     memory: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._started = time.perf_counter()
+        self._created = time.perf_counter()
 
-    def show(self, event: Event) -> None:
-        """Note when trials begin and end."""
-        now = time.perf_counter() - self._started
+    def handle(self, event: Event) -> None:
+        """Record the start and the end of trials."""
+        now = time.perf_counter() - self._created
         match event:
-            case TrialBegan():
-                self.began = now if self.began is None else self.began
+            case TrialStarted():
+                self.started = now if self.started is None else self.started
             case TrialEnded():
                 self.ended = now
                 workers = psutil.Process().children()
                 self.memory.append(max(worker.memory_info().rss for worker in workers))
 
-    def tick(self) -> None:
+    def refresh(self) -> None:
         """Nothing to refresh."""
 
     @property
     def seconds(self) -> float:
-        """From the first trial's beginning to the last one's end."""
-        assert self.began is not None
-        return self.ended - self.began
+        """From the start of the first trial to the end of the last one."""
+        assert self.started is not None
+        return self.ended - self.started
 
 
-def timed_study(work: Work, folder: Path, jobs: int, trials: int) -> Clock:
-    """Run a new study in ``folder`` whose every trial is the reference."""
+def timed_study(workload: StudyWorkload, folder: Path, jobs: int, trials: int) -> TimingReporter:
+    """Run a new study in ``folder`` in which every trial is the reference."""
     storage = f"sqlite:///{folder}/study-{time.time_ns()}.db"
-    definition = reference.study_config(work.epochs, work.train_images, work.val_images)
-    search_study = SearchStudy.open_or_create(Store.open_or_create(storage), "bench", definition, trials)
+    study_config = reference.study_config(workload.epochs, workload.train_images, workload.val_images)
+    search_study = SearchStudy.open_or_create(Store.open_or_create(storage), "bench", study_config, trials)
     for _ in range(trials):
         search_study.study.enqueue_trial(reference.PARAMS)
-    clock = Clock()
-    plan = RunConfig(
-        storage=storage, study="bench", config=definition, n_trials=trials, jobs=jobs,
-        device=work.device, data_dir=work.data_dir, keep_models=work.keep_models,
-        mlflow=make_tracking_config(f"sqlite:///{folder}/mlflow.db", "bench") if work.mlflow else None,
+    reporter = TimingReporter()
+    run_config = RunConfig(
+        storage=storage, study="bench", config=study_config, n_trials=trials, jobs=jobs,
+        device=workload.device, data_dir=workload.data_dir, keep_models=workload.keep_models,
+        mlflow=make_tracking_config(f"sqlite:///{folder}/mlflow.db", "bench") if workload.mlflow else None,
     )  # fmt: skip
-    run_study(plan, _showing(clock))
-    return clock
-
-
-def _showing(clock: Clock) -> Callable[[Callable[[], StudyRecord], int], Clock]:
-    return lambda _record, _jobs: clock
+    run_study(run_config, lambda _record, _jobs: nullcontext(reporter))
+    return reporter
 
 
 def measure(
-    work: Work,
+    workload: StudyWorkload,
     folder: Path,
     jobs: Sequence[int],
-    by_hand: ProcessPool,
+    pool: ProcessPool,
     *,
     rounds: int,
-    trials_each: int,
-    plain_images: int,
-) -> Iterator[Row]:
-    """Trials per hour with one worker, with several, and of the study written by hand, alternating."""
-    clocks: dict[int, list[Clock]] = {k: [] for k in jobs}
-    plain: list[float] = []
+    trials_per_worker: int,
+    handwritten_images: int,
+) -> Iterator[Result]:
+    """Trials per hour with each number of workers, alternating with the handwritten study in ``pool``."""
+    reporters: dict[int, list[TimingReporter]] = {k: [] for k in jobs}
+    handwritten: list[float] = []
     for number in range(rounds):
-        for k, taken in clocks.items():
-            taken.append(timed_study(work, folder, k, trials_each * k))
-        storage = f"sqlite:///{folder}/plain-{number}.db"
-        tracking = f"sqlite:///{folder}/mlflow.db"
-        plain.append(
-            by_hand.run_one(handwritten_study, work.data_dir, work.device, storage, tracking, plain_images)
-        )
-    rates = {k: [3600 * trials_each * k / c.seconds for c in taken] for k, taken in clocks.items()}
-    what = f"trials of {work.images_per_trial:,} images, logged to MLflow"
+        for k in jobs:
+            reporters[k].append(timed_study(workload, folder, k, trials_per_worker * k))
+        databases = f"sqlite:///{folder}/handwritten-{number}.db", f"sqlite:///{folder}/mlflow.db"
+        settings = workload.data_dir, workload.device, *databases, handwritten_images
+        handwritten.append(pool.run_one(handwritten_study, *settings))
+    rates = {k: [3600 * trials_per_worker * k / r.seconds for r in reporters[k]] for k in jobs}
+    note = f"trials of {workload.images_per_trial:,} images, logged to MLflow"
     for k in jobs:
-        yield row(f"parallel.trials_per_hour.k{k}", "trials/h", rates[k], what)
+        yield result(f"parallel.trials_per_hour.k{k}", "trials/h", rates[k], note)
     best = max(jobs, key=lambda k: sum(rates[k]))
-    yield ratio("parallel.ratio", rates[best], rates[jobs[0]], f"{best} workers against {jobs[0]}")
-    every = [clock for taken in clocks.values() for clock in taken]
-    largest = [max(clock.memory) / 2**20 for clock in every]
-    yield row("worker.rss_mib", "MiB", largest, "the largest worker")
-    began = [clock.began or 0.0 for clock in every]
-    yield row("first_trial.seconds", "s", began, "from the command to its first step")
-    ours = [rate * work.images_per_trial / 3600 for rate in rates[best]]
-    yield row("study.samples_per_second", "images/s", ours, f"{best} workers, MLflow and study store")
-    yield row("plain_optuna.samples_per_second", "images/s", plain, "one process, a metric a step")
-    yield ratio("plain_optuna.ratio", ours, plain, "reference network, logging included, starts not")
+    yield ratio_result("parallel.ratio", rates[best], rates[jobs[0]], f"{best} workers / {jobs[0]}")
+    yield from _of_workers([reporter for each in reporters.values() for reporter in each])
+    project = [rate * workload.images_per_trial / 3600 for rate in rates[best]]
+    note = f"{best} workers, with MLflow and the study's store"
+    yield result("study.samples_per_second", "images/s", project, note)
+    note = "one process, one metric per step"
+    yield result("handwritten_study.samples_per_second", "images/s", handwritten, note)
+    note = "reference network, with logging, without start-up"
+    yield ratio_result("handwritten_study.ratio", project, handwritten, note)
+
+
+def _of_workers(reporters: Sequence[TimingReporter]) -> Iterator[Result]:
+    memory = [max(reporter.memory) / 2**20 for reporter in reporters]
+    yield result("worker.rss_mib", "MiB", memory, "the largest worker")
+    started = [reporter.started or 0.0 for reporter in reporters]
+    yield result("first_trial.seconds", "s", started, "from the command to its first step")

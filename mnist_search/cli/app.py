@@ -1,4 +1,4 @@
-"""The command ``mnist-search``. Nothing heavy is imported until a verb needs it."""
+"""The command ``mnist-search``. Each verb imports what implements it when it is called."""
 
 from __future__ import annotations
 
@@ -9,22 +9,10 @@ from typing import Annotated
 
 import typer
 
-from mnist_search.cli import (
-    bench,
-    compare,
-    data,
-    enqueue,
-    evaluate,
-    export,
-    leaderboard,
-    report,
-    search,
-    show,
-    space,
-    ui,
-)
+import mnist_search
+from mnist_search.cli import compare, evaluate, export, report, search, setup, show, space
 from mnist_search.errors import MnistSearchError
-from mnist_search.process_env import ExitWithoutTeardown, set_defaults
+from mnist_search.process_env import ExitWithoutTeardown, configure_logging, set_defaults
 
 app = typer.Typer(
     name="mnist-search",
@@ -34,74 +22,65 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SEARCH, JUDGE, TAKE, READ, MACHINE = (
-    "Search", "Judge on the test set", "Take a network out", "Read the store", "Machine",
-)  # fmt: skip
+PANELS = {
+    "Search": (search.run, search.resume, search.enqueue, space.space),
+    "Evaluate": (evaluate.finalize, evaluate.finals, evaluate.reproduce),
+    "Export": (export.export, export.verify, export.predict),
+    "Inspect": (
+        *(show.status, show.studies, show.trials, show.best, show.explain),
+        *(compare.compare, compare.leaderboard, report.report),
+    ),
+    "Setup": (setup.data, setup.init, setup.ui, setup.bench),
+}
 
-app.command(rich_help_panel=SEARCH)(search.run)
-app.command(rich_help_panel=SEARCH)(search.resume)
-app.command(rich_help_panel=SEARCH)(enqueue.enqueue)
-app.command(rich_help_panel=SEARCH)(space.space)
-app.command(rich_help_panel=JUDGE)(evaluate.finalize)
-app.command(rich_help_panel=JUDGE)(evaluate.finals)
-app.command(rich_help_panel=JUDGE)(evaluate.reproduce)
-app.command(rich_help_panel=TAKE)(export.export)
-app.command(rich_help_panel=TAKE)(export.verify)
-app.command(rich_help_panel=TAKE)(export.predict)
-app.command(rich_help_panel=READ)(show.status)
-app.command(rich_help_panel=READ)(show.studies)
-app.command(rich_help_panel=READ)(show.trials)
-app.command(rich_help_panel=READ)(show.best)
-app.command(rich_help_panel=READ)(show.explain)
-app.command(rich_help_panel=READ)(compare.compare)
-app.command(rich_help_panel=READ)(leaderboard.leaderboard)
-app.command(rich_help_panel=READ)(report.report)
-app.command(rich_help_panel=MACHINE)(data.data)
-app.command(rich_help_panel=MACHINE)(data.init)
-app.command(rich_help_panel=MACHINE)(ui.ui)
-app.command(rich_help_panel=MACHINE)(bench.bench)
+for panel, verbs in PANELS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from mnist_search import __version__  # metadata, only when asked
-
-        typer.echo(__version__)
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(mnist_search.__version__)
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001 - run_cli reads it
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log what workers and store do to stderr.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - its callback prints it
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     """Find the most accurate MNIST network that fits in N parameters."""
+    configure_logging(verbose=verbose)
 
 
 def main() -> None:
-    """The process ``mnist-search``: do what its arguments say and exit."""
+    """Entry point of the process: run the command line and exit with its code."""
     ending = ExitWithoutTeardown()
     ending.code = run_cli(sys.argv[1:])
     sys.exit(ending.code)
 
 
-def run_cli(arguments: Sequence[str]) -> int:
-    """Run one verb; its exit code. An error is one line on stderr."""
+def run_cli(argv: Sequence[str]) -> int:
+    """Run one verb and return its exit code; an error is one line on stderr."""
     set_defaults()
     try:
-        code = app(arguments or ["--help"], prog_name="mnist-search", standalone_mode=False)
+        code = app(argv or ["--help"], prog_name="mnist-search", standalone_mode=False)
         sys.stdout.flush()
     except (MnistSearchError, typer.TyperException) as error:
-        if "--debug" in arguments:
+        if "--debug" in argv:
             raise
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         typer.echo(f"mnist-search: {' '.join(message.split())}", err=True)
         code = error.exit_code
     except typer.Abort:
         code = 130
-    except BrokenPipeError:  # the reader of our output has gone, such as head
+    except BrokenPipeError:  # the reader of stdout exited, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""Results on stdout: a table for people, one JSON document or CSV for programs."""
+"""Results on stdout: a table, one JSON document, or CSV."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
 from mnist_search.cli.options import Format
 
 Row = Mapping[str, Any]
 
 PERCENT = {
     "val_accuracy",
-    "claimed_test_accuracy",
+    "reported_test_accuracy",
     "feasible_share",
     "near_budget_share",
     "best_val_accuracy",
@@ -32,9 +36,9 @@ PERCENT = {
 GROUPED = {"num_params", "parameters", "parameters_on_card", "budget", "multiply_adds", "smallest", "largest"}
 
 
-def print_rows(rows: Sequence[Row], how: Format, columns: Sequence[str]) -> None:
-    """A list of rows; ``columns`` are what the table and the CSV show."""
-    match how:
+def print_rows(rows: Sequence[Row], output_format: Format, columns: Sequence[str]) -> None:
+    """Print rows; the table and the CSV show ``columns`` only, JSON every key."""
+    match output_format:
         case Format.JSON:
             print_json(list(rows))
         case Format.CSV:
@@ -45,9 +49,9 @@ def print_rows(rows: Sequence[Row], how: Format, columns: Sequence[str]) -> None
             _print_table(rows, columns)
 
 
-def print_fields(document: Row, how: Format) -> None:
-    """One document."""
-    match how:
+def print_fields(document: Row, output_format: Format) -> None:
+    """Print one document."""
+    match output_format:
         case Format.JSON:
             print_json(document)
         case Format.CSV:
@@ -60,16 +64,12 @@ def print_fields(document: Row, how: Format) -> None:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document."""
+    """Print one JSON document."""
     json.dump(document, sys.stdout, indent=2, default=str)
     print()
 
 
 def _print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    from rich import box  # not needed for JSON and CSV
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in columns:
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
@@ -80,7 +80,7 @@ def _print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 
 def text_of(name: str, value: Any) -> str:
-    """A value as people read it."""
+    """A value as the table shows it; its name decides on %, and on thousands separators."""
     formats: list[tuple[bool, Callable[[Any], str]]] = [
         (value is None, lambda _: "-"),
         (isinstance(value, bool), lambda v: "yes" if v else "no"),

@@ -1,78 +1,27 @@
-"""Verbs that search: run, resume."""
+"""Verbs that search: run, resume, enqueue."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mnist_search.cli.options import (
-    DEFAULT_STORAGE,
-    DEFAULT_TRACKING,
-    DataOption,
-    StorageOption,
-    StudyArgument,
-    TrackingOption,
-    seconds,
-    study_name,
-)
-from mnist_search.cli.space import DepthOption, WidthOption, space_of
-from mnist_search.errors import NothingFinished, UsageError
+from mnist_search.cli import options as opt
+from mnist_search.cli.output import text_of
+from mnist_search.cli.show import status_of
+from mnist_search.cli.space import DepthOption, WidthOption
+from mnist_search.errors import MnistSearchError, NothingFinished, UsageError
 
 if TYPE_CHECKING:
     from experiments import StudyConfig
-    from mnist_search.execution.run_study import RunConfig, RunResult
+    from mnist_search.execution.config import RunConfig
     from mnist_search.search.stopping import StopConditions
-    from mnist_search.tracking.config import TrackingConfig
 
-HOW, WHERE, WHEN = "How to train", "Where things are kept", "When to stop"
-
-JobsOption = Annotated[
-    str, typer.Option("--jobs", "-j", help="Trials at once: a number, or auto.", rich_help_panel=HOW)
-]
-DeviceOption = Annotated[
-    Literal["auto", "cuda", "mps", "cpu"], typer.Option(help="Where to train.", rich_help_panel=HOW)
-]
-PrecisionOption = Annotated[
-    Literal["auto", "bf16", "fp32"],
-    typer.Option(help="Of training; auto is bf16 where the hardware has it.", rich_help_panel=HOW),
-]
-KeepOption = Annotated[
-    int, typer.Option("--keep-models", min=0, help="Best networks to keep.", rich_help_panel=WHERE)
-]
-MlflowOption = Annotated[
-    bool, typer.Option("--mlflow/--no-mlflow", help="Log runs to MLflow.", rich_help_panel=WHERE)
-]
-ExperimentNameOption = Annotated[
-    str,
-    typer.Option(
-        "--mlflow-experiment", envvar="MLFLOW_EXPERIMENT_NAME",
-        help="MLflow experiment that holds the runs.", rich_help_panel=WHERE,
-    ),
-]  # fmt: skip
-TimeoutOption = Annotated[
-    str | None, typer.Option("--timeout", help="Stop after this long, such as 30m.", rich_help_panel=WHEN)
-]
-TrialTimeoutOption = Annotated[
-    str | None,
-    typer.Option("--trial-timeout", help="Prune a trial after this long.", rich_help_panel=WHEN),
-]
-TargetOption = Annotated[
-    float | None,
-    typer.Option(
-        "--target", min=0.0, max=1.0, help="Stop at this validation accuracy.", rich_help_panel=WHEN
-    ),
-]
-PatienceOption = Annotated[
-    int | None,
-    typer.Option(
-        "--patience", min=1, help="Stop after this many trials without a better one.",
-        rich_help_panel=WHEN,
-    ),
-]  # fmt: skip
+DEFAULT_TRIALS = 50
 
 
 def run(
@@ -82,215 +31,245 @@ def run(
             "--budget",
             "-b",
             metavar="N[,N...]",
-            help="Most parameters of a network; several are searched in turn, the smallest first.",
+            help="Most parameters of a network; several budgets are searched in turn, the smallest first.",
         ),
     ],
     trials: Annotated[
-        int, typer.Option("--trials", "-n", min=1, max=100_000, help="Trained trials of the whole study.")
-    ] = 50,
+        int | None,
+        typer.Option(
+            "--trials",
+            "-n",
+            min=1,
+            max=100_000,
+            help="Trained trials of the study.",
+            show_default=str(DEFAULT_TRIALS),
+        ),
+    ] = None,
     study: Annotated[
         str | None, typer.Option(help="Name of the study.", show_default="budget-BUDGET")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Epochs of a full training.")] = 15,
-    seed: Annotated[int, typer.Option(min=0, help="Of proposals, weights and batches.")] = 0,
-    sampler: Annotated[str, typer.Option(help="tpe, random, gp, cmaes, qmc or nsgaii.")] = "tpe",
-    pruner: Annotated[str, typer.Option(help="asha, median, percentile, hyperband or none.")] = "asha",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Epochs of a full training.", show_default="15")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of proposals, weights and batches.", show_default="0")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Sampler: tpe, random or gp.", show_default="tpe")
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(help="Pruner: asha, median, percentile, hyperband or none.", show_default="asha"),
+    ] = None,
     fill: Annotated[
-        bool, typer.Option("--fill/--no-fill", help="Scale every proposal to fill the budget.")
-    ] = True,
+        bool | None,
+        typer.Option("--fill/--no-fill", help="Scale every proposal to the budget.", show_default="fill"),
+    ] = None,
     depth: DepthOption = None,
     width: WidthOption = None,
     warm_start: Annotated[
-        Literal["plans", "seeds", "none"],
+        Literal["templates", "baselines", "none"],
         typer.Option(
-            help="What a study begins with: known plans, scaled to fill the budget, under our own "
-            "training; the hand-tuned seeds that fit, as they are; or nothing that is known."
+            help="First trials of a new study: known templates, scaled to the budget, with the default "
+            "training; the hand-tuned baselines within the budget, unchanged; or none."
         ),
-    ] = "plans",
-    train_images: Annotated[int, typer.Option(min=1000, help="Images to train on.")] = 50_000,
-    val_images: Annotated[int, typer.Option(min=100, help="Images to choose by.")] = 10_000,
-    jobs: JobsOption = "auto",
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    timeout: TimeoutOption = None,
-    trial_timeout: TrialTimeoutOption = None,
-    target: TargetOption = None,
-    patience: PatienceOption = None,
-    keep_models: KeepOption = 5,
-    storage: StorageOption = DEFAULT_STORAGE,
-    tracking_uri: TrackingOption = DEFAULT_TRACKING,
-    mlflow: MlflowOption = True,
-    mlflow_experiment: ExperimentNameOption = "mnist-search",
-    data_dir: DataOption = None,
+    ] = "templates",
+    train_images: Annotated[
+        int | None, typer.Option(min=1000, help="Number of training images.", show_default="50000")
+    ] = None,
+    val_images: Annotated[
+        int | None, typer.Option(min=100, help="Number of validation images.", show_default="10000")
+    ] = None,
+    jobs: opt.JobsOption = "auto",
+    device: opt.DeviceOption = "auto",
+    precision: opt.PrecisionOption = "auto",
+    timeout: opt.TimeoutOption = None,
+    trial_timeout: opt.TrialTimeoutOption = None,
+    target_accuracy: opt.TargetAccuracyOption = None,
+    patience: opt.PatienceOption = None,
+    keep_models: opt.KeepOption = 5,
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+    tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
+    mlflow: opt.MlflowOption = True,
+    mlflow_experiment: opt.ExperimentNameOption = opt.DEFAULT_EXPERIMENT,
+    data_dir: opt.DataOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be searched; write nothing.")
+        bool, typer.Option("--dry-run", help="Print the configuration and the first proposals, and exit.")
     ] = False,
 ) -> None:
-    """Search for the best network within a parameter budget, or go on searching.
+    """Search for the most accurate network within a parameter budget.
 
-    The same command continues a study that was stopped or killed, until it holds --trials
-    trained trials.
+    The same command continues a study that was stopped or killed, until it has --trials trained
+    trials. Options that are not given take the values of an existing study.
     """
-    from experiments import StudyConfig  # Optuna's distributions
+    from mnist_search.search.study import resolve_config
 
-    def definition(limit: int) -> StudyConfig:
-        try:
-            return StudyConfig(
-                budget=limit, space=space_of(limit, depth, width, epochs), fill=fill, sampler=sampler,
-                pruner=pruner, seed=seed, train_images=train_images, val_images=val_images,
-            )  # fmt: skip
-        except ValueError as error:
-            raise UsageError(f"{error}; see mnist-search run --help") from error
-
-    steps = [(name, definition(limit)) for name, limit in _parse_budgets(budget, study)]
-    limits = _limits(timeout, trial_timeout, target, patience)
+    options: dict[str, Any] = {
+        "depth": opt.bounds(depth, "--depth"), "width": opt.bounds(width, "--width"), "epochs": epochs,
+        "seed": seed, "sampler": sampler, "pruner": pruner, "fill": fill,
+        "train_images": train_images, "val_images": val_images,
+    }  # fmt: skip
+    try:
+        configs = {
+            name: resolve_config(storage, name, number, options)
+            for name, number in _parse_budgets(budget, study).items()
+        }
+    except ValueError as error:
+        raise UsageError(f"{error}; see mnist-search run --help") from error
     if dry_run:
-        for name, study_config in steps:
-            _print_dry_run(study_config, name, trials)
+        for name, config in configs.items():
+            _print_dry_run(config, name, trials or DEFAULT_TRIALS)
         return
-    from mnist_search.execution.run_study import RunConfig  # Optuna
-
     smaller = None
-    for name, study_config in steps:
+    for name, config in configs.items():
         _execute(
-            RunConfig(
-                storage=storage, study=name, config=study_config, n_trials=trials, jobs=parse_jobs(jobs),
-                device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
-                mlflow=tracking_config(mlflow, tracking_uri, mlflow_experiment), limits=limits,
-                warm_start=warm_start, smaller=smaller,
-            )
+            storage=storage, study=name, config=config, n_trials=trials, jobs=opt.parse_jobs(jobs),
+            device=device, precision=precision, data_dir=data_dir, keep_models=keep_models,
+            mlflow=opt.tracking_config(mlflow, tracking_uri, mlflow_experiment),
+            stop_conditions=_stop_conditions(timeout, trial_timeout, target_accuracy, patience),
+            warm_start=warm_start, smaller_study=smaller,
         )  # fmt: skip
         smaller = name
 
 
-def _parse_budgets(budgets: str, study: str | None) -> list[tuple[str, int]]:
-    """Names and budgets of the studies, the smallest first."""
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", budgets):
-        raise UsageError(f"--budget takes a number of parameters, or several as 1000,2000, not {budgets!r}")
-    limits = sorted({int(text) for text in budgets.split(",")})
-    if study is not None and len(limits) == 1:
-        return [(study_name(study), limits[0])]
-    return [(study_name(f"{study or 'budget'}-{limit}"), limit) for limit in limits]
+def _parse_budgets(text: str, study: str | None) -> dict[str, int]:
+    """Budgets by the name of their study, the smallest first."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise UsageError(f"--budget takes a number of parameters, or several as 1000,2000, not {text!r}")
+    budgets = sorted({int(number) for number in text.split(",")})
+    if study is not None and len(budgets) == 1:
+        return {opt.study_name(study): budgets[0]}
+    return {opt.study_name(f"{study or 'budget'}-{budget}"): budget for budget in budgets}
 
 
 def resume(
-    study: StudyArgument,
+    study: opt.StudyArgument,
     trials: Annotated[
         str | None, typer.Option("--trials", "-n", help="Trained trials of the study, or +N more.")
     ] = None,
-    jobs: JobsOption = "auto",
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    timeout: TimeoutOption = None,
-    trial_timeout: TrialTimeoutOption = None,
-    target: TargetOption = None,
-    patience: PatienceOption = None,
-    keep_models: KeepOption = 5,
-    storage: StorageOption = DEFAULT_STORAGE,
-    tracking_uri: TrackingOption = DEFAULT_TRACKING,
-    mlflow: MlflowOption = True,
-    mlflow_experiment: ExperimentNameOption = "mnist-search",
-    data_dir: DataOption = None,
+    jobs: opt.JobsOption = "auto",
+    device: opt.DeviceOption = "auto",
+    precision: opt.PrecisionOption = "auto",
+    timeout: opt.TimeoutOption = None,
+    trial_timeout: opt.TrialTimeoutOption = None,
+    target_accuracy: opt.TargetAccuracyOption = None,
+    patience: opt.PatienceOption = None,
+    keep_models: opt.KeepOption = 5,
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+    tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
+    mlflow: opt.MlflowOption = True,
+    mlflow_experiment: opt.ExperimentNameOption = opt.DEFAULT_EXPERIMENT,
+    data_dir: opt.DataOption = None,
 ) -> None:
-    """Go on with a study by its name; everything else is in the store."""
-    from mnist_search.execution.run_study import RunConfig  # Optuna
-
+    """Continue a study by its name, under its stored configuration."""
     match = re.fullmatch(r"(\+?)([1-9]\d{0,5})", trials or "+0") if trials else None
     if trials and not match:
         raise UsageError(f"--trials takes a number such as 60, or +10 for ten more, not {trials!r}")
     number = int(match[2]) if match else 0
     adds = bool(match and match[1])
     _execute(
-        RunConfig(
-            storage=storage, study=study, config=None, n_trials=None if adds else number or None,
-            more=number if adds else 0, jobs=parse_jobs(jobs), device=device, precision=precision,
-            data_dir=data_dir, keep_models=keep_models,
-            mlflow=tracking_config(mlflow, tracking_uri, mlflow_experiment),
-            limits=_limits(timeout, trial_timeout, target, patience),
-        )
+        storage=storage, study=study, config=None, n_trials=None if adds else number or None,
+        extra_trials=number if adds else 0, jobs=opt.parse_jobs(jobs), device=device, precision=precision,
+        data_dir=data_dir, keep_models=keep_models,
+        mlflow=opt.tracking_config(mlflow, tracking_uri, mlflow_experiment),
+        stop_conditions=_stop_conditions(timeout, trial_timeout, target_accuracy, patience),
     )  # fmt: skip
 
 
-def _execute(run_config: RunConfig) -> None:
-    """Run, show, sum up, and exit with the code that tells how it went."""
-    from mnist_search.execution.progress import make_reporter  # rich
-    from mnist_search.execution.run_study import run_study  # Optuna
+def enqueue(
+    study: opt.StudyArgument,
+    recipe: Annotated[str | None, typer.Option(help="Name of a baseline, such as seed-001.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Study of the stored trial.", show_default="STUDY")
+    ] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Number of a stored trial.")] = None,
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+) -> None:
+    """Enqueue a baseline, or a trial of any study, as the next trial, projected to the search space."""
+    if (recipe is None) == (trial is None):
+        raise UsageError("enqueue takes either --recipe NAME or --trial NUMBER, optionally with --from STUDY")
+    from mnist_search.search import warm_start
+    from mnist_search.search.study import SearchStudy
+    from mnist_search.storage.database import Store
 
-    with make_reporter() as screen:
-        result = run_study(run_config, screen)
-    _print_summary(result, run_config)
-    if result.stop and result.stop.signal:
-        again = shlex.join(["mnist-search", *sys.argv[1:]])
-        typer.echo(f"stopped by {result.stop.reason}; go on with: {again}", err=True)
-        raise typer.Exit(128 + result.stop.signal)
-    if result.stop and not result.record.done:
-        raise NothingFinished(f"{result.stop.reason} before any trial finished; give it more time")
+    store = Store.open(storage, write=True)
+    search_study = SearchStudy.open(store, study)
+    if recipe is not None:
+        params = warm_start.baseline_params(recipe)
+    else:
+        params = warm_start.trial_params(SearchStudy.open(store, source or study).record(), trial or 0)
+    projected = warm_start.project_to_space(search_study.config, params)
+    added = search_study.enqueue(projected)
+    network = search_study.config.space.architecture(projected)
+    outcome = "is enqueued" if added else "is already a trial"
+    typer.echo(f"{network} of {network.num_params():,} parameters {outcome} in {study}")
+    record = search_study.record()
+    if added and len(record.done) >= record.n_trials:
+        typer.echo(f"the study is full; add a slot with: mnist-search resume {study} --trials +1", err=True)
 
 
-def _print_summary(result: RunResult, run_config: RunConfig) -> None:
-    from mnist_search.cli.output import text_of
-    from mnist_search.cli.show import status_of
+def _execute(**options: Any) -> None:
+    """Run a study, print its summary, and exit with the code of its outcome."""
+    from mnist_search.execution.config import RunConfig
+    from mnist_search.execution.progress import make_reporter
+    from mnist_search.execution.run_study import run_study
 
+    run_config = RunConfig(**options)
+    result = run_study(run_config, make_reporter)
     for name, value in status_of(result.record).items():
         typer.echo(f"{name.replace('_', ' '):15} {text_of(name, value)}")
     if run_config.mlflow:
+        if result.n_finished and not result.stop:
+            _log_report(run_config)
         typer.echo("compare runs with: mnist-search ui", err=True)
+    if result.stop and result.stop.signal:
+        command = shlex.join(["mnist-search", *sys.argv[1:]])
+        typer.echo(f"stopped by {result.stop.reason}; continue with: {command}", err=True)
+        raise typer.Exit(128 + result.stop.signal)
+    if result.stop and not result.record.done:
+        raise NothingFinished(f"{result.stop.reason} before any trial finished; raise the limit")
 
 
-def _limits(
-    timeout: str | None, trial_timeout: str | None, target: float | None, patience: int | None
+def _log_report(run_config: RunConfig) -> None:
+    """Log the study's report to MLflow; a failure does not change the outcome of the search."""
+    from mnist_search.report.page import log_report
+
+    warn = partial(typer.echo, err=True)
+    try:
+        log_report(
+            run_config.storage, run_config.study, run_config.data_dir, tracking=run_config.mlflow, warn=warn
+        )
+    except MnistSearchError as error:
+        warn(f"no report in MLflow: {error}")
+
+
+def _stop_conditions(
+    timeout: str | None, trial_timeout: str | None, target_accuracy: float | None, patience: int | None
 ) -> StopConditions:
-    from mnist_search.search.stopping import StopConditions  # Optuna's distributions
+    from mnist_search.search.stopping import StopConditions
 
     return StopConditions(
-        timeout=seconds(timeout, "--timeout"),
-        trial_timeout=seconds(trial_timeout, "--trial-timeout"),
-        target_accuracy=target,
+        timeout=opt.seconds(timeout, "--timeout"),
+        trial_timeout=opt.seconds(trial_timeout, "--trial-timeout"),
+        target_accuracy=target_accuracy,
         patience=patience,
     )
 
 
-def tracking_config(wanted: bool, tracking_uri: str, study_config: str) -> TrackingConfig | None:
-    """Where runs go; None for nowhere."""
-    from mnist_search.tracking.config import make_tracking_config  # SQLAlchemy
+def _print_dry_run(config: StudyConfig, name: str, n_trials: int) -> None:
+    from mnist_search.search.study import first_proposals
 
-    return make_tracking_config(tracking_uri, study_config) if wanted else None
-
-
-def parse_jobs(text: str) -> int | None:
-    """A number of workers; None for as many as the machine carries.
-
-    Raises:
-        UsageError: neither a number nor ``auto``.
-    """
-    if text == "auto":
-        return None
-    if not re.fullmatch(r"[1-9]\d{0,2}", text):
-        raise UsageError(f"--jobs takes a number from 1 to 999, or auto, not {text!r}")
-    return int(text)
-
-
-def _print_dry_run(study_config: StudyConfig, name: str, trials: int) -> None:
-    """What a run would do, with the first proposals that it would make."""
-    import optuna
-
-    from mnist_search.search.pruners import check_pruner  # Optuna
-    from mnist_search.search.samplers import check_sampler, sampler_for_trial
-
-    check_sampler(study_config.sampler)
-    check_pruner(study_config.pruner)
-    budget, space = study_config.parameter_budget, study_config.space
+    budget, space = config.parameter_budget, config.space
     feasible, near = budget.feasible_share()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize")
     typer.echo(
-        f"study {name}: {trials} trials of {space.epochs} epochs, nothing over {budget.limit:,} parameters"
+        f"study {name}: {n_trials} trials of {space.epochs} epochs, at most {budget.limit:,} parameters"
     )
-    typer.echo(f"networks of {budget.smallest:,} to {budget.largest:,} parameters, {space.num_architectures:.1e} "
-               f"architectures; {feasible:.0%} of random ones fit, {near:.0%} nearly fill the budget")  # fmt: skip
+    typer.echo(
+        f"networks of {space.smallest:,} to {space.largest:,} parameters, "
+        f"{space.num_architectures:.1e} architectures; {feasible:.0%} of random ones are within the budget, "
+        f"{near:.0%} within its last tenth"
+    )
     typer.echo("first proposals:")
-    for number in range(3):
-        study.sampler = sampler_for_trial(study_config, number)
-        architecture = space.suggest(study.ask()).architecture
+    for architecture in first_proposals(config, 3):
         typer.echo(f"  {architecture.num_params():6,}  {architecture}")
     typer.echo("nothing was written (--dry-run)")

@@ -1,4 +1,4 @@
-"""Verbs that read the store: status, studies, trials, best, explain."""
+"""Verbs that show studies and trials: status, studies, trials, best, explain."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnist_search.cli.options import (
-    DEFAULT_STORAGE,
-    Format,
-    FormatOption,
-    StorageOption,
-    StudyArgument,
-)
+from mnist_search.cli import options as opt
 from mnist_search.cli.output import print_fields, print_json, print_rows
 from mnist_search.errors import NotFound
 
@@ -21,23 +15,22 @@ if TYPE_CHECKING:
 
 
 def load_studies(storage: str, names: list[str] | None = None) -> list[StudyRecord]:
-    """The named studies, or all of them.
+    """The named studies, or every study of the store.
 
     Raises:
         NotFound: no store, or no such study.
     """
-    from mnist_search.storage import studies  # Optuna, only for verbs that read
-    from mnist_search.storage.database import Store
+    from mnist_search.storage import database, studies
 
-    store = Store.open(storage)
-    found = [studies.load(store, name) for name in names] if names else studies.mnist_search_studies(store)
-    return [studies.study_record(store, study) for study in found]
+    store = database.Store.open(storage)
+    selected = [studies.load(store, name) for name in names or ()] or studies.mnist_search_studies(store)
+    return [studies.study_record(store, study) for study in selected]
 
 
 def _latest(storage: str) -> StudyRecord:
     studies = load_studies(storage)
     if not studies:
-        raise NotFound("the store holds no study; begin one with mnist-search run --budget 8000")
+        raise NotFound("the store holds no study; start one with mnist-search run --budget 8000")
     starts = {
         s.name: max((t.started.timestamp() for t in s.trials if t.started), default=0.0) for s in studies
     }
@@ -45,22 +38,22 @@ def _latest(storage: str) -> StudyRecord:
 
 
 def status(
-    study: Annotated[str | None, typer.Argument(help="Name of the study; the latest by default.")] = None,
-    how: FormatOption = Format.TABLE,
-    storage: StorageOption = DEFAULT_STORAGE,
+    study: Annotated[str | None, typer.Argument(help="Name of the study.", show_default="the latest")] = None,
+    output_format: opt.FormatOption = opt.Format.TABLE,
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
-    """Say how far a study is."""
+    """Show the progress of a study: its trials by state, its best trial."""
     record = load_studies(storage, [study])[0] if study else _latest(storage)
-    print_fields(status_of(record), how)
+    print_fields(status_of(record), output_format)
 
 
 def status_of(record: StudyRecord) -> dict[str, Any]:
-    """Where a study stands, as one document."""
+    """Progress of a study, as one document."""
     states = [trial.state for trial in record.slots]
     return {
         "study": record.name,
         "budget": record.config.budget,
-        "trials_target": record.n_trials,
+        "n_trials": record.n_trials,
         "trials_done": len(record.done),
         "complete": states.count("COMPLETE"),
         "pruned": states.count("PRUNED"),
@@ -69,12 +62,11 @@ def status_of(record: StudyRecord) -> dict[str, Any]:
         "waiting": states.count("WAITING"),
         "rejected": record.rejected,
         "trained_epochs": record.trained_epochs,
-        "best": best_of(record),
+        "best": _best_of(record),
     }
 
 
-def best_of(record: StudyRecord) -> dict[str, Any] | None:
-    """The best trial in short."""
+def _best_of(record: StudyRecord) -> dict[str, Any] | None:
     best = record.best
     if best is None:
         return None
@@ -86,30 +78,31 @@ def best_of(record: StudyRecord) -> dict[str, Any] | None:
     }
 
 
-def studies(how: FormatOption = Format.TABLE, storage: StorageOption = DEFAULT_STORAGE) -> None:
+def studies(
+    output_format: opt.FormatOption = opt.Format.TABLE, storage: opt.StorageOption = opt.DEFAULT_STORAGE
+) -> None:
     """List the studies of the store."""
-    columns = ("study", "budget", "trials_done", "trials_target", "best_val_accuracy", "rejected")
+    columns = ("study", "budget", "trials_done", "n_trials", "best_val_accuracy", "rejected")
     rows = []
     for record in load_studies(storage):
         row = status_of(record)
-        rows.append(row | {"best_val_accuracy": (row["best"] or {}).get("val_accuracy")})
-    print_rows(rows, how, columns)
+        rows.append(row | {"best_val_accuracy": record.best.val_accuracy if record.best else None})
+    print_rows(rows, output_format, columns)
 
 
 def trials(
-    study: StudyArgument,
-    how: FormatOption = Format.TABLE,
-    storage: StorageOption = DEFAULT_STORAGE,
+    study: opt.StudyArgument,
+    output_format: opt.FormatOption = opt.Format.TABLE,
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
     """List the trials of a study."""
     columns = ("number", "state", "num_params", "val_accuracy", "epochs", "seconds", "reason", "architecture")
     record = load_studies(storage, [study])[0]
-    print_rows([trial_row(record, trial) for trial in record.trials], how, columns)
+    print_rows([_trial_row(record, trial) for trial in record.trials], output_format, columns)
 
 
-def trial_row(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
-    """One trial as programs read it; accuracies are fractions, durations seconds."""
-    params = record.config.space.architecture_params.keys() <= trial.params.keys()
+def _trial_row(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
+    is_sampled = record.config.space.architecture_params.keys() <= trial.params.keys()
     return {
         "number": trial.number,
         "state": trial.state,
@@ -123,40 +116,40 @@ def trial_row(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "reason": trial.reason,
         "rejected_draws": trial.rejected,
         "device": trial.device,
-        "architecture": str(record.config.space.architecture(trial.params)) if params else None,
+        "architecture": str(record.config.space.architecture(trial.params)) if is_sampled else None,
     }
 
 
 def best(
-    study: StudyArgument,
-    how: FormatOption = Format.TABLE,
-    storage: StorageOption = DEFAULT_STORAGE,
+    study: opt.StudyArgument,
+    output_format: opt.FormatOption = opt.Format.TABLE,
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
     """Show the best trial of a study."""
     record = load_studies(storage, [study])[0]
-    found = record.best
-    if found is None:
-        raise NotFound(f"study {study!r} has no complete trial yet; mnist-search status {study}")
-    document = {"study": study} | trial_row(record, found) | record.config.space.describe(found.params)
-    print_fields(document, how)
+    trial = record.best
+    if trial is None:
+        raise NotFound(f"study {study!r} has no complete trial; see mnist-search status {study}")
+    document = {"study": study} | _trial_row(record, trial) | record.config.space.describe(trial.params)
+    print_fields(document, output_format)
 
 
 def explain(
-    study: StudyArgument,
-    trial: Annotated[int, typer.Argument(help="Number of the trial.", min=0)],
-    how: FormatOption = Format.TABLE,
-    storage: StorageOption = DEFAULT_STORAGE,
+    study: opt.StudyArgument,
+    number: Annotated[int, typer.Argument(metavar="trial", help="Number of the trial.", min=0)],
+    output_format: opt.FormatOption = opt.Format.TABLE,
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
-    """Show a trial's network layer by layer, its training, its curve and why it ended."""
+    """Show a trial's layers, training configuration, learning curve and the reason of its end."""
     record = load_studies(storage, [study])[0]
-    found = record.trial(trial)
-    if found is None:
-        raise NotFound(f"study {study!r} has no trial {trial}; mnist-search trials {study} lists them")
-    document = trial_row(record, found) | {"traceback": found.traceback}
+    trial = record.trial(number)
+    if trial is None:
+        raise NotFound(f"study {study!r} has no trial {number}; mnist-search trials {study} lists them")
+    document = _trial_row(record, trial) | {"traceback": trial.traceback}
     layers: list[dict[str, Any]] = []
-    if record.config.space.distributions.keys() <= found.params.keys():
-        config = record.config.space.decode(found.params)
-        document |= record.config.space.describe(found.params) | {"training": str(config.training)}
+    if record.config.space.distributions.keys() <= trial.params.keys():
+        config = record.config.space.decode(trial.params)
+        document |= record.config.space.describe(trial.params) | {"training": str(config.training)}
         layers = [
             {
                 "layer": repr(cost.layer),
@@ -166,10 +159,10 @@ def explain(
             }
             for cost in config.architecture.costs()
         ]
-    if how == Format.JSON:
-        print_json(document | {"layers": layers, "curve": list(found.curve)})
+    if output_format == opt.Format.JSON:
+        print_json(document | {"layers": layers, "curve": [epoch.to_dict() for epoch in trial.curve]})
         return
-    print_fields(document, how)
-    print_rows(layers, how, ("layer", "output", "num_params", "multiply_adds"))
+    print_fields(document, output_format)
+    print_rows(layers, output_format, ("layer", "output", "num_params", "multiply_adds"))
     curve = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
-    print_rows(found.curve, how, curve)
+    print_rows([epoch.to_dict() for epoch in trial.curve], output_format, curve)

@@ -1,1 +1,1 @@
-"""MNIST as tensors."""
+"""MNIST files and tensors."""

@@ -1,4 +1,4 @@
-"""Images and labels as tensors on the device, split once and for all."""
+"""MNIST images and labels as tensors, and their split into training and validation sets."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, which: slice) -> Digits:
-        """A part of the set, without a copy."""
-        return Digits(self.images[which], self.labels[which])
+    def __getitem__(self, indices: slice) -> Digits:
+        """A subset, as a view."""
+        return Digits(self.images[indices], self.labels[indices])
 
-    def to(self, device: torch.device) -> Digits:
-        """The same set on another device."""
+    def to(self, device: torch.device | str) -> Digits:
+        """Copy to a device."""
         return Digits(self.images.to(device), self.labels.to(device))
 
     @classmethod
@@ -43,37 +43,40 @@ class Digits:
 
 @dataclass(frozen=True)
 class Split:
-    """What a trial may see: images to learn from and images to be judged by."""
+    """Training and validation images; selection sees no others."""
 
     train: Digits
     val: Digits
 
     @classmethod
-    def of(cls, shuffled_digits: Digits, train: int, val: int, device: torch.device) -> Split:
-        """The first ``val`` to be judged by and the next ``train`` to learn from.
+    def of(cls, shuffled_digits: Digits, train: int, val: int, device: torch.device | str) -> Split:
+        """Split into ``val`` validation images, which come first, and ``train`` training images.
 
-        So fewer training images leave the validation set as it is.
+        So the validation set does not depend on the number of training images.
         """
         return cls(train=shuffled_digits[val : val + train].to(device), val=shuffled_digits[:val].to(device))
 
 
 def shuffle(images: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels in the order that ``seed`` stands for.
+    """Permute images and labels.
 
-    It comes from ``numpy.random.RandomState``, whose stream is frozen for ever (NEP 19), so that
-    a split never changes under a study.
+    The stream of ``numpy.random.RandomState`` is frozen (NEP 19), so a study's split never changes.
     """
     order = np.random.RandomState(seed).permutation(len(labels))
     return images[order], labels[order]
 
 
-def load_train_and_test(folder: Path, device: torch.device) -> tuple[Digits, Digits]:
-    """All 60,000 training images and the 10,000 test images; nothing on the search path calls it."""
-    train, test = (Digits.from_arrays(*read(folder)).to(device) for read in (read_training, read_test))
-    return train, test
-
-
-def load_split(folder: Path, train: int, val: int, seed: int, device: torch.device) -> Split:
-    """The split of the 60,000 MNIST training images on ``device``; opens no test file."""
+def load_split(folder: Path, train: int, val: int, seed: int, device: torch.device | str = "cpu") -> Split:
+    """Split the 60,000 training images, usually by ``StudyConfig.split``; opens no test file."""
     digits = Digits.from_arrays(*shuffle(*read_training(folder), seed))
     return Split.of(digits, train, val, device)
+
+
+def load_test(folder: Path) -> Digits:
+    """The 10,000 test images, on the CPU; the search never calls it."""
+    return Digits.from_arrays(*read_test(folder))
+
+
+def load_train_and_test(folder: Path, device: torch.device) -> tuple[Digits, Digits]:
+    """All 60,000 training images and the 10,000 test images; the search never calls it."""
+    return Digits.from_arrays(*read_training(folder)).to(device), load_test(folder).to(device)

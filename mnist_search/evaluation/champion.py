@@ -1,12 +1,13 @@
-"""The network of a study that people take away, and what can honestly be said of it."""
+"""The published network of a study, and the facts on its card."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mnist_search.errors import NotFound
-from mnist_search.evaluation.finals import Summary, finals_of, summaries
+from mnist_search.evaluation.finals import finalist_name, finals_of
+from mnist_search.evaluation.statistics import SeedStatistics, seed_statistics
 from mnist_search.records import StudyRecord, TrialRecord
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
@@ -17,11 +18,11 @@ from search_space.serialization import to_dict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Champion:
-    """A trained network with its story.
+    """A trained network to export.
 
     Attributes:
         weights: as safetensors.
-        card: everything that is said of it, as plain values.
+        card: architecture, training and results, as plain values.
     """
 
     config: TrialConfig
@@ -30,94 +31,103 @@ class Champion:
 
 
 def champion(store: Store, study: str, trial: int | None = None) -> Champion:
-    """A study's champion: the finalist that validation put first, trained with the first seed.
+    """A study's champion: the best finalist by validation, trained with the first seed.
 
-    The test set does not choose, neither among finalists nor among seeds. Without finals, or for a
-    given trial, it is the trial's own network, of which only validation can be told.
+    The test set selects neither the finalist nor the seed. Without finals, or for a given trial,
+    it is the trial's own network, which has a validation accuracy only.
 
     Raises:
         NotFound: no complete trial, no such trial, or its weights were not kept.
     """
     search_study = SearchStudy.open(store, study)
     record = search_study.record()
-    final = final_summary(store, record) if trial is None else None
+    final = final_evaluation(store, record) if trial is None else None
     if final is not None:
-        about = _test_results(final) | {"promised_val_accuracy": final.trial.val_accuracy}
-        judged = final.series.weights_of(final.training)
-        return _champion(record, final.trial, judged, about | {"trained_on": 60_000})
+        results = _test_results(final) | {
+            "promised_val_accuracy": final.trial.val_accuracy,
+            "trained_on": 60_000,
+        }
+        return _champion(record, final.trial, final.queue.weights_of(final.training), results)
     chosen = record.best if trial is None else record.trial(trial)
     if chosen is None:
-        raise NotFound(f"study {study!r} has no such trial; mnist-search trials {study} lists them")
-    weights = search_study.queue.kept_weights().get(chosen.trial_id)
+        raise NotFound(f"study {study!r} has no such trial; see mnist-search trials {study}")
+    kept_weights = search_study.queue.kept_weights()
+    weights = kept_weights.get(chosen.trial_id)
     if weights is None:
-        kept = ", ".join(
-            str(t.number) for t in record.trials if t.trial_id in search_study.queue.kept_weights()
+        kept = ", ".join(str(t.number) for t in record.trials if t.trial_id in kept_weights)
+        raise NotFound(
+            f"the weights of trial {chosen.number} were not kept; those of {kept or 'none'} were, "
+            "choose one with --trial"
         )
-        raise NotFound(f"the weights of trial {chosen.number} were not kept; those of {kept or 'none'} were")
-    about = {"val_accuracy": chosen.val_accuracy, "trained_on": record.config.train_images}
-    return _champion(record, chosen, weights, about)
+    results = {"val_accuracy": chosen.val_accuracy, "trained_on": record.config.train_images}
+    return _champion(record, chosen, weights, results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Final:
-    """How a study's champion did in the finals.
+class FinalEvaluation:
+    """Final evaluation of a study's champion.
 
     Attributes:
-        training: of the champion with its first seed.
-        summary: of the champion over all seeds.
+        training: with the first successful seed.
+        statistics: over all seeds.
     """
 
     trial: TrialRecord
-    series: FinalQueue
+    queue: FinalQueue
     training: FinalTraining
-    summary: Summary
+    statistics: SeedStatistics
 
 
-def final_summary(store: Store, record: StudyRecord) -> Final | None:
-    """The first finalist by validation that could be trained, in the latest finished finals."""
-    held = [series for series in finals_of(store, record) if not series.open]
-    if not held:
+def final_evaluation(store: Store, record: StudyRecord) -> FinalEvaluation | None:
+    """The best finalist by validation with a successful training, in the latest finished finals."""
+    finished = [queue for queue in finals_of(store, record) if not queue.open]
+    if not finished:
         return None
-    first_seed = {t.task.name: t for t in reversed(held[-1].trainings()) if _is_trained(t)}
-    summary_of = {summary.name: summary for summary in summaries(held[-1])}
+    queue = finished[-1]
+    first_training = {t.task.name: t for t in reversed(queue.trainings()) if _is_successful(t)}
+    statistics = {row.name: row for row in seed_statistics(queue)}
     for trial in record.ranked:
-        name = f"trial {trial.number}"
-        if name in first_seed:
-            return Final(trial=trial, series=held[-1], training=first_seed[name], summary=summary_of[name])
+        name = finalist_name(trial)
+        if name in first_training:
+            return FinalEvaluation(
+                trial=trial, queue=queue, training=first_training[name], statistics=statistics[name]
+            )
     return None
 
 
-def _is_trained(training: FinalTraining) -> bool:
+def _is_successful(training: FinalTraining) -> bool:
     return training.result is not None and training.result.failure is None
 
 
-def _test_results(final: Final) -> dict[str, Any]:
-    result, told = final.training.result, asdict(final.summary)
+def _test_results(final: FinalEvaluation) -> dict[str, Any]:
+    result, statistics = final.training.result, final.statistics
     assert result is not None
-    spread = ("mean", "sd", "low", "high", "worst")
     return {
         "test_accuracy": result.test_accuracy,
         "seed": final.training.task.seed,
-        "n_seeds": final.summary.n_seeds,
-        **{f"test_accuracy_{name}": told[name] for name in spread},
+        "n_seeds": statistics.n_seeds,
+        "test_accuracy_mean": statistics.test_accuracy_mean,
+        "test_accuracy_sd": statistics.test_accuracy_sd,
+        "test_accuracy_low": statistics.low,
+        "test_accuracy_high": statistics.high,
+        "test_accuracy_worst": statistics.worst,
         "device": result.device,
         "version": result.version,
     }
 
 
-def _champion(record: StudyRecord, trial: TrialRecord, weights: bytes, about: dict[str, Any]) -> Champion:
-    experiment = record.config
-    config = experiment.space.decode(trial.params)
+def _champion(record: StudyRecord, trial: TrialRecord, weights: bytes, results: dict[str, Any]) -> Champion:
+    config = record.config.space.decode(trial.params)
     card = {
         "study": record.name,
         "trial": trial.number,
-        "budget": experiment.budget,
+        "budget": record.config.budget,
         "parameters": config.architecture.num_params(),
         "multiply_adds": config.architecture.multiply_adds(),
         "network": str(config.architecture),
         "trials": len(record.done),
-        "split": [experiment.train_images, experiment.val_images, experiment.split_seed],
-        **about,
+        "split": list(record.config.split),
+        **results,
         "architecture": to_dict(config.architecture),
         "training": to_dict(config.training),
     }

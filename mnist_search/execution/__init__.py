@@ -1,1 +1,1 @@
-"""Worker processes and their supervisor."""
+"""Worker processes, their supervisor, and the trials that they run."""

@@ -1,4 +1,4 @@
-"""What workers tell the supervisor."""
+"""Events that workers send to the supervisor."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
-class TrialBegan:
-    """A trial is about to train."""
+class TrialStarted:
+    """Training of a trial starts."""
 
     number: int
     num_params: int
@@ -16,17 +16,17 @@ class TrialBegan:
 
 @dataclass(frozen=True, slots=True)
 class TrialEpoch:
-    """A trial has trained another epoch."""
+    """A trial finished an epoch."""
 
     number: int
     epoch: int
-    val_accuracy: float
-    samples_per_second: float
+    val_accuracy: float | None
+    samples_per_second: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class TrialEnded:
-    """A trial has ended for ever (COMPLETE, PRUNED, FAIL) or was put back (WAITING)."""
+    """A trial has finished (COMPLETE, PRUNED, FAIL) or was released (WAITING)."""
 
     number: int
     state: str
@@ -36,39 +36,44 @@ class TrialEnded:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something that the user should know."""
+    """A line for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class StopConditionReached:
-    """The whole study is to stop, for this reason."""
+    """A stop condition of the study holds."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailed:
-    """The worker cannot go on, and another could not either."""
+    """The worker stopped with an error that a replacement would raise as well.
 
-    exit_code: int
+    Attributes:
+        error: name of a class of ``mnist_search.errors``.
+        text: message of the exception.
+    """
+
+    error: str
     text: str
     traceback: str
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    """The device has no memory for one trial more; the worker leaves, its trial is put back."""
+    """The device has too little memory for another trial; the worker released its trial and exits."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDone:
-    """The worker has nothing left to do."""
+    """No trial is left for the worker."""
 
 
 Event: TypeAlias = (
-    TrialBegan
+    TrialStarted
     | TrialEpoch
     | TrialEnded
     | Message

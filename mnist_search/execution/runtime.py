@@ -1,4 +1,4 @@
-"""What every worker process does, whatever its work: threads, signals, errors, the line home."""
+"""Worker process entry point: threads, signal handlers, errors, lease renewal, channel to the supervisor."""
 
 from __future__ import annotations
 
@@ -15,31 +15,36 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.errors import DiskError, MnistSearchError
+from mnist_search.execution.config import FinalWorkerConfig, WorkerConfig
 from mnist_search.execution.events import Event, OutOfMemory, WorkerDone, WorkerFailed
-from mnist_search.process_env import ExitWithoutTeardown
+from mnist_search.process_env import ExitWithoutTeardown, configure_logging
 from mnist_search.storage.leases import RENEW_INTERVAL
 
 
 class Channel:
-    """The line to the supervisor: events go out, the word to stop comes in."""
+    """Connection of a worker to its supervisor: sends events, receives the request to stop.
+
+    Attributes:
+        terminated: whether a signal requested the stop, not the supervisor.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stopping = False
-        self.hung_up = False
+        self.terminated = False
 
     def send(self, event: Event) -> None:
-        """Send an event; a supervisor that is gone needs none."""
+        """Send an event; without effect if the supervisor has exited."""
         with suppress(OSError):
             self._connection.send(event)
 
     def request_stop(self, *_: Any) -> None:
-        """Stop as if the supervisor had said so; also a signal handler."""
-        self._stopping = self.hung_up = True
+        """Stop this worker; a signal handler."""
+        self._stopping = self.terminated = True
 
     @property
     def should_stop(self) -> bool:
-        """Whether the supervisor said stop, or is gone."""
+        """Whether the worker must stop: on request, or because the supervisor has exited."""
         if not self._stopping:
             try:
                 self._stopping = self._connection.poll()
@@ -48,40 +53,42 @@ class Channel:
         return self._stopping
 
 
-def serve(connection: Connection, work: Callable[[Channel], None]) -> None:
-    """Do a worker's work; however it ends, the supervisor is told."""
-    ending = ExitWithoutTeardown()
-    from mnist_search.training.device import is_out_of_memory, use_one_thread  # torch: in workers only
+def run_worker(config: WorkerConfig | FinalWorkerConfig, connection: Connection) -> None:
+    """Run a worker to its end and report the outcome to the supervisor."""
+    exit_hook = ExitWithoutTeardown()  # before torch registers its hooks
+    from mnist_search.execution import worker  # imports torch, which the supervisor does not need
 
-    use_one_thread()
+    configure_logging()
     channel = Channel(connection)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, channel.request_stop)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        work(channel)
+        worker.run(config, channel)
     except MnistSearchError as error:
-        channel.send(WorkerFailed(error.exit_code, str(error), traceback.format_exc()))
+        channel.send(WorkerFailed(type(error).__name__, str(error), traceback.format_exc()))
     except (OSError, SQLAlchemyError, StorageInternalError) as error:
-        text = f"cannot write ({error}); make room or mend it, then run the same command again"
-        channel.send(WorkerFailed(DiskError.exit_code, text, traceback.format_exc()))
-    except Exception as error:  # noqa: BLE001 - a bug outside any trial: the supervisor shows it
-        bug = WorkerFailed(1, f"{type(error).__name__}: {error}", traceback.format_exc())
-        channel.send(OutOfMemory() if is_out_of_memory(error) else bug)
+        text = f"cannot write ({error}); free disk space or repair the store, then run the same command again"
+        channel.send(WorkerFailed(DiskError.__name__, text, traceback.format_exc()))
+    except MemoryError:
+        channel.send(OutOfMemory())
+    except Exception as error:  # noqa: BLE001 - a bug outside of trials: the supervisor reports it
+        text = f"{type(error).__name__}: {error}"
+        channel.send(WorkerFailed(MnistSearchError.__name__, text, traceback.format_exc()))
     else:
-        if not channel.hung_up:  # one that was told to leave alone is replaced
+        if not channel.terminated:  # the supervisor replaces a terminated worker
             channel.send(WorkerDone())
-    ending.code = 0
+    exit_hook.code = 0
 
 
 @contextmanager
 def renewing_lease(renew: Callable[[], bool]) -> Iterator[threading.Event]:
-    """Renew a lease while the body runs; the event says that it is lost."""
+    """Renew a lease in a thread; the event is set when the lease is lost."""
     lost, ended = threading.Event(), threading.Event()
 
     def renew_until_ended() -> None:
         while not ended.wait(RENEW_INTERVAL):
-            with suppress(SQLAlchemyError):  # a busy store: the lease outlives several missed beats
+            with suppress(SQLAlchemyError):  # the store is busy; a lease outlasts several missed renewals
                 if not renew():
                     lost.set()
 

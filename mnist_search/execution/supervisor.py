@@ -1,7 +1,8 @@
-"""The supervisor: keeps workers at a study, shows what they tell, and stops them."""
+"""Supervisor: start workers, report their events, replace crashed ones, stop them."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 import time
@@ -10,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
+from mnist_search import errors
 from mnist_search.errors import MnistSearchError, TryAgain
 from mnist_search.execution.events import (
     Event,
@@ -21,44 +23,34 @@ from mnist_search.execution.events import (
     WorkerDone,
     WorkerFailed,
 )
-from mnist_search.search.stopping import StopConditions
+
+logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 20.0
-"""How long workers may take to put their trials back before they are killed."""
+"""Time for workers to release their trials before they are killed."""
 
 MAX_RESTARTS = 3
-TICK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Work(Protocol):
-    """What a worker process is told."""
-
-    @property
-    def limits(self) -> StopConditions:
-        """When to stop early."""
-
-
-ConfigT = TypeVar("ConfigT", bound=Work)
-
-
 class ProgressReporter(Protocol):
-    """Shows a run to its user."""
+    """Shows the progress of a run."""
 
-    def show(self, event: Event) -> None:
-        """Something happened."""
+    def handle(self, event: Event) -> None:
+        """Show an event."""
 
-    def tick(self) -> None:
-        """Time passed."""
+    def refresh(self) -> None:
+        """Update the display; called at least every POLL_SECONDS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why the workers were stopped before the study was full.
+    """Why the workers stopped before the study was full.
 
     Attributes:
-        signal: the signal that was heard, if one was.
+        signal: number of the received signal, if any.
     """
 
     reason: str
@@ -66,168 +58,172 @@ class Stop:
 
 
 @dataclass
-class Supervisor(Generic[ConfigT]):
-    """The worker processes of one run."""
+class Supervisor:
+    """The worker processes of one run.
 
-    worker_config: ConfigT
-    screen: ProgressReporter
-    work: Callable[[ConfigT, Connection], None]
+    Attributes:
+        worker: function that a worker process runs; must be picklable.
+    """
+
+    worker: Callable[[Connection], None]
+    reporter: ProgressReporter
     processes: dict[Connection, BaseProcess] = field(default_factory=dict)
     restarts: int = 0
     finished: bool = False
     stop: Stop | None = None
     failure: WorkerFailed | None = None
+    messages: set[Message] = field(default_factory=set)
 
     def start_worker(self) -> None:
-        """Start a worker in a fresh interpreter: nothing of ours survives a fork well."""
+        """Start a worker with ``spawn``: CUDA, SQLite connections and threads are not fork-safe."""
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=self.work, args=(self.worker_config, theirs), daemon=True)
-        # A terminal's Ctrl-C reaches the workers too; they inherit that it is not for them.
-        ours_to_hear = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        parent, child = context.Pipe()
+        process = context.Process(target=self.worker, args=(child,), daemon=True)
+        # A terminal sends Ctrl-C to the whole process group; workers inherit that they ignore it.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         process.start()
-        signal.signal(signal.SIGINT, ours_to_hear)
-        theirs.close()
-        self.processes[ours] = process
+        signal.signal(signal.SIGINT, handler)
+        child.close()
+        self.processes[parent] = process
+        logger.info("started worker %d", process.pid)
 
     def request_stop(self, stop: Stop) -> None:
-        """Have every worker put its trial back and leave."""
+        """Ask every worker to release its trial and exit."""
         self.stop = self.stop or stop
-        for channel in self.processes:
+        for connection in self.processes:
             try:
-                channel.send("stop")
-            except OSError:  # it is gone already; poll() will find out
+                connection.send("stop")
+            except OSError:  # the worker has exited; poll() handles it
                 continue
 
     def poll(self, seconds: float) -> None:
-        """Hear what the workers tell."""
-        for channel in wait(list(self.processes), timeout=seconds):
-            assert isinstance(channel, Connection)
+        """Handle the events that arrive within ``seconds``."""
+        for connection in wait(list(self.processes), timeout=seconds):
+            assert isinstance(connection, Connection)
             try:
-                self._dispatch(channel, channel.recv())
+                self._dispatch(connection, connection.recv())
             except (EOFError, OSError):
-                self._handle_exit(channel)
+                self._handle_exit(connection)
 
-    def _dispatch(self, channel: Connection, event: Event) -> None:
+    def _dispatch(self, connection: Connection, event: Event) -> None:
         match event:
             case WorkerDone():
                 self.finished = True
-                self._close(channel)
+                self._close(connection)
             case WorkerFailed():
                 self.failure = self.failure or event
-                self._close(channel)
+                self._close(connection)
                 self.request_stop(Stop(event.text))
             case OutOfMemory():
-                self._close(channel)
+                self._close(connection)
                 self._reduce_workers()
             case StopConditionReached(reason):
-                self.screen.show(Message(reason))
+                self.reporter.handle(Message(reason))
                 self.request_stop(Stop(reason))
+            case Message():  # workers send the same warnings
+                if event not in self.messages:
+                    self.messages.add(event)
+                    self.reporter.handle(event)
             case _:
-                self.screen.show(event)
+                self.reporter.handle(event)
 
     def _reduce_workers(self) -> None:
-        """The other workers have the room that this one left."""
+        """Continue with the remaining workers; fail if there are none and none has finished."""
         if self.processes:
-            text = f"the device has no memory for more; going on with --jobs {len(self.processes)}"
-            self.screen.show(Message(text))
-        elif not self.finished:  # nothing is left to do where one found no more work
+            text = f"the device has no memory for more workers; continuing with --jobs {len(self.processes)}"
+            self.reporter.handle(Message(text))
+        elif not self.finished:
             text = "the device has no memory for one trial; free some, then run the same command again"
-            self.failure = self.failure or WorkerFailed(TryAgain.exit_code, text, "")
+            self.failure = self.failure or WorkerFailed(TryAgain.__name__, text, "")
 
-    def _close(self, channel: Connection) -> None:
-        process = self.processes.pop(channel)
+    def _close(self, connection: Connection) -> None:
+        process = self.processes.pop(connection)
         process.join(STOP_SECONDS)
-        channel.close()
+        connection.close()
 
-    def _handle_exit(self, channel: Connection) -> None:
-        """A worker that ended without a word; another takes its place."""
-        process = self.processes[channel]
-        self._close(channel)
+    def _handle_exit(self, connection: Connection) -> None:
+        """Handle a worker that exited without reporting: start a replacement, up to MAX_RESTARTS."""
+        process = self.processes[connection]
+        self._close(connection)
         if self.stop:
             return
         self.restarts += 1
-        again = self.restarts <= MAX_RESTARTS
-        what = f"a worker died (exit code {process.exitcode}); "
-        what += "another takes its trial" if again else "no other is started"
-        self.screen.show(Message(what))
-        if again:
+        action = "starting another" if self.restarts <= MAX_RESTARTS else "no other is started"
+        self.reporter.handle(Message(f"a worker crashed (exit code {process.exitcode}); {action}"))
+        if self.restarts <= MAX_RESTARTS:
             self.start_worker()
 
     def kill(self) -> None:
-        """End the workers that are left, at once."""
+        """Kill the remaining workers."""
         for process in self.processes.values():
             process.kill()
-        for channel in list(self.processes):
-            self._close(channel)
+        for connection in list(self.processes):
+            self._close(connection)
 
 
 def supervise(
-    worker_config: ConfigT, jobs: int, screen: ProgressReporter, work: Callable[[ConfigT, Connection], None]
+    worker: Callable[[Connection], None], jobs: int, reporter: ProgressReporter, timeout: float | None = None
 ) -> Stop | None:
-    """Keep ``jobs`` workers at it until nothing is left, a limit is reached or a signal comes.
+    """Run workers until no trial is left, a stop condition holds or a signal arrives.
 
     Args:
-        worker_config: what every worker is told.
-        jobs: workers to begin with; there will be fewer if the device has no room for them.
-        screen: shows what they tell.
-        work: what a worker process runs.
+        worker: function that a worker process runs; must be picklable.
+        jobs: number of workers; reduced if the device has too little memory.
+        reporter: shows the events of the workers.
+        timeout: seconds until the workers are stopped.
 
     Returns:
-        None when nothing was left, else why the workers were stopped.
+        None if no trial was left, else why the workers stopped.
 
     Raises:
-        MnistSearchError: what a worker could not go on for.
-        TryAgain: workers died again and again.
+        MnistSearchError: the error of a worker.
+        TryAgain: more than MAX_RESTARTS workers crashed.
     """
-    supervisor = Supervisor(worker_config, screen, work)
-    deadline = time.monotonic() + (worker_config.limits.timeout or float("inf"))
+    supervisor = Supervisor(worker, reporter)
+    deadline = time.monotonic() + (timeout or float("inf"))
     with _signal_handlers(supervisor):
         for _ in range(jobs):
             supervisor.start_worker()
         while supervisor.processes and not supervisor.stop:
-            supervisor.poll(TICK_SECONDS)
-            screen.tick()
+            supervisor.poll(POLL_SECONDS)
+            reporter.refresh()
             if time.monotonic() > deadline:
-                supervisor.request_stop(
-                    Stop(f"the timeout of {worker_config.limits.timeout:g} s was reached")
-                )
-        patience = time.monotonic() + STOP_SECONDS
-        while supervisor.processes and time.monotonic() < patience:
-            supervisor.poll(TICK_SECONDS)
-            screen.tick()
+                supervisor.request_stop(Stop(f"the timeout of {timeout:g} s was reached"))
+        kill_deadline = time.monotonic() + STOP_SECONDS
+        while supervisor.processes and time.monotonic() < kill_deadline:
+            supervisor.poll(POLL_SECONDS)
+            reporter.refresh()
         supervisor.kill()
     if supervisor.failure:
-        raise _as_error(supervisor.failure)
+        raise as_error(supervisor.failure)
     if not supervisor.stop and supervisor.restarts > MAX_RESTARTS:
         raise TryAgain(
-            f"workers died {supervisor.restarts} times; if the machine is short of memory take fewer "
+            f"workers crashed {supervisor.restarts} times; if the machine is short of memory, use fewer "
             "with --jobs, then run the same command again"
         )
     return supervisor.stop
 
 
-def _as_error(failure: WorkerFailed) -> MnistSearchError:
-    kinds: list[type[MnistSearchError]] = [MnistSearchError, *MnistSearchError.__subclasses__()]
-    kind = next((k for k in kinds if k.exit_code == failure.exit_code), MnistSearchError)
-    error = kind(failure.text)
+def as_error(failure: WorkerFailed) -> MnistSearchError:
+    """The exception of a worker, with its traceback as a note."""
+    error: MnistSearchError = getattr(errors, failure.error)(failure.text)
     error.add_note(failure.traceback)
     return error
 
 
 @contextmanager
-def _signal_handlers(supervisor: Supervisor[Any]) -> Iterator[None]:
-    """The first signal stops the workers in good order, a second one kills them."""
+def _signal_handlers(supervisor: Supervisor) -> Iterator[None]:
+    """The first signal requests a stop, the second one kills the workers."""
 
-    def hear(number: int, _: Any) -> None:
+    def handle(number: int, _: Any) -> None:
         if supervisor.stop and supervisor.stop.signal is not None:
             for process in supervisor.processes.values():
                 process.kill()
         supervisor.request_stop(Stop(signal.Signals(number).name, number))
 
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

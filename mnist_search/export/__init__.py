@@ -1,1 +1,1 @@
-"""Model files."""
+"""Model files, their cards, and their use."""

@@ -1,7 +1,7 @@
-"""A trained network as one file that others can use, without pickle, and back again.
+"""Model files: pt2, ONNX and safetensors, without pickle.
 
-Every format takes float32 pixels in [0, 1] of shape (N, 1, 28, 28), holds its own normalisation
-and gives (N, 10) logits.
+Every format takes float32 pixels in [0, 1] of shape (N, 1, 28, 28), includes the normalisation and
+returns (N, 10) logits.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,147 +20,149 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnist_search.errors import DiskError, UnusableConfiguration
-from mnist_search.training.model import REFERENCE_LAYERS, Network, count
+from mnist_search.training.model import count, load_network
 from search_space import Architecture
 from search_space.serialization import from_dict, to_dict
 
 Logits: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """(N, 1, 28, 28) float32 pixels in [0, 1] to (N, 10) float32 logits."""
 
-EXAMPLE = 2
-"""Images in the example of an export: a batch of one would be fixed for ever."""
+EXAMPLE_BATCH = 2
+"""Images in the example input: torch.export would fix a batch size of one."""
+
+ONNX_MISSING = "ONNX is not installed; install it with pip install 'mnist-search[onnx]'"
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that was read.
+    """A network that was read from a file.
 
     Attributes:
-        parameters: learned ones, counted in the file; None where a format does not tell them from
-            running statistics.
+        parameters: learned parameters, counted in the file; None where the format does not separate
+            them from running statistics.
     """
 
     logits: Logits
     parameters: int | None
 
 
-def restore(architecture: Architecture, weights: bytes) -> Network:
-    """A network of torch's own layers with these weights (safetensors), in evaluation mode."""
-    network = Network(architecture, REFERENCE_LAYERS)
-    network.load_state_dict(load(weights))
-    return network.eval()
-
-
-def write(path: Path, architecture: Architecture, weights: bytes) -> None:
-    """Write a network in the format that the suffix names: pt2, onnx or safetensors.
+def export_model(path: Path, architecture: Architecture, weights: bytes) -> None:
+    """Write a network in the format of the suffix: .pt2, .onnx or .safetensors.
 
     Raises:
-        UnusableConfiguration: no such format, or what writes it is not installed.
-        DiskError: the file cannot be written; nothing half-written is left.
+        UnusableConfiguration: unknown format, or its library is not installed.
+        DiskError: the file cannot be written; no partial file is left.
     """
-    make = _writer(path)
-    with _in_one_step(path) as fresh:
-        make(fresh, architecture, weights)
+    _check_suffix(path)
+    write_atomically(path, WRITERS[path.suffix](architecture, weights))
 
 
-def _writer(path: Path) -> Callable[[Path, Architecture, bytes], None]:
+def _check_suffix(path: Path) -> None:
     if path.suffix not in WRITERS:
-        formats = ", ".join(WRITERS)
-        raise UnusableConfiguration(f"no format {path.suffix or path.name!r}; a file ends in {formats}")
-    return WRITERS[path.suffix]
+        raise UnusableConfiguration(
+            f"unknown model format {path.suffix or path.name!r}; a file name ends in {', '.join(WRITERS)}"
+        )
 
 
-@contextmanager
-def _in_one_step(path: Path) -> Iterator[Path]:
-    fresh = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step.
+
+    Raises:
+        DiskError: the file cannot be written; no partial file is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield fresh
-        fresh.replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except OSError as error:
-        raise DiskError(f"cannot write {path}: {error}; name another place with --output") from error
+        raise DiskError(f"cannot write {path}: {error}; name another folder with --output") from error
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _program(architecture: Architecture, weights: bytes) -> torch.export.ExportedProgram:
+def _exported_program(architecture: Architecture, weights: bytes) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
-    network = restore(architecture, weights)
-    program = torch.export.export(network, (torch.rand(EXAMPLE, 1, 28, 28),), dynamic_shapes=({0: batch},))
+    example = torch.rand(EXAMPLE_BATCH, 1, 28, 28)
+    program = torch.export.export(
+        load_network(architecture, weights), (example,), dynamic_shapes=({0: batch},)
+    )
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine, in every file that is given away
+        node.meta.pop("stack_trace", None)  # holds paths of this machine
     return program
 
 
-def _write_pt2(path: Path, architecture: Architecture, weights: bytes) -> None:
-    program = _program(architecture, weights)
-    program.example_inputs = None  # they alone would be pickled
+def _to_pt2(architecture: Architecture, weights: bytes) -> bytes:
+    program = _exported_program(architecture, weights)
+    program.example_inputs = None  # torch would pickle them
     content = BytesIO()
     torch.export.save(program, content)
-    path.write_bytes(content.getvalue())
+    return content.getvalue()
 
 
-def _write_onnx(path: Path, architecture: Architecture, weights: bytes) -> None:
+def _to_onnx(architecture: Architecture, weights: bytes) -> bytes:
     try:
-        import onnxscript  # noqa: F401 - torch needs it
+        import onnxscript  # noqa: F401 - an extra that torch.onnx needs
     except ImportError as error:
-        raise UnusableConfiguration(
-            "ONNX is not installed; install it with pip install 'mnist-search[onnx]'"
-        ) from error
+        raise UnusableConfiguration(ONNX_MISSING) from error
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of parts of torch that another part has deprecated
+        warnings.simplefilter("ignore")  # deprecations inside torch
         program = torch.onnx.export(
-            _program(architecture, weights), dynamo=True, verbose=False,
-            input_names=["pixels"], output_names=["logits"],
-        )  # fmt: skip
+            _exported_program(architecture, weights),
+            dynamo=True,
+            verbose=False,
+            input_names=["pixels"],
+            output_names=["logits"],
+        )
     assert program is not None
-    program.save(path, external_data=False)
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
-def _write_safetensors(path: Path, architecture: Architecture, weights: bytes) -> None:
+def _to_safetensors(architecture: Architecture, weights: bytes) -> bytes:
     metadata = {
         "architecture": json.dumps(to_dict(architecture)),
         "input": "pixels in [0, 1], (N, 1, 28, 28)",
     }
-    path.write_bytes(save(load(weights), metadata))
+    return save(load(weights), metadata)
 
 
-WRITERS: Mapping[str, Callable[[Path, Architecture, bytes], None]] = {
-    ".pt2": _write_pt2,
-    ".onnx": _write_onnx,
-    ".safetensors": _write_safetensors,
+WRITERS: Mapping[str, Callable[[Architecture, bytes], bytes]] = {
+    ".pt2": _to_pt2,
+    ".onnx": _to_onnx,
+    ".safetensors": _to_safetensors,
 }
 
 
-def read(path: Path) -> Artifact:
-    """A file that ``write`` wrote.
+def read_artifact(path: Path) -> Artifact:
+    """Read a file that ``export_model`` wrote.
 
     Raises:
-        UnusableConfiguration: no such file, damaged, or not ours.
+        UnusableConfiguration: no such file, damaged, or not written by mnist-search.
     """
-    _writer(path)
+    _check_suffix(path)
     if not path.is_file():
-        raise UnusableConfiguration(f"no file {path}; make one with mnist-search export")
+        raise UnusableConfiguration(f"no file {path}; write one with mnist-search export")
     try:
         return READERS[path.suffix](path)
     except ImportError as error:
-        raise UnusableConfiguration(
-            "ONNX is not installed; install it with pip install 'mnist-search[onnx]'"
-        ) from error
-    except Exception as error:  # a damaged file fails anywhere in its library
+        raise UnusableConfiguration(ONNX_MISSING) from error
+    except Exception as error:  # the library of a format raises anything on a damaged file
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-        raise UnusableConfiguration(f"{path} is damaged or no network of ours: {reason}") from error
+        raise UnusableConfiguration(
+            f"{path} is damaged or was not written by mnist-search ({reason}); export the network again"
+        ) from error
 
 
-def _of_module(module: Callable[[Tensor], Tensor]) -> Logits:
+def _as_numpy(module: Callable[[Tensor], Tensor]) -> Logits:
     def logits(pixels: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            run_cli: np.ndarray = module(torch.from_numpy(pixels)).numpy()
-        return run_cli
+            array: np.ndarray = module(torch.from_numpy(pixels)).numpy()
+        return array
 
     return logits
 
@@ -170,22 +171,21 @@ def _read_pt2(path: Path) -> Artifact:
     logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # it would print a traceback
     program = torch.export.load(path)
     parameters = sum(p.numel() for p in program.parameters())
-    return Artifact(_of_module(program.module()), parameters)
+    return Artifact(_as_numpy(program.module()), parameters)
 
 
 def _read_onnx(path: Path) -> Artifact:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return Artifact(lambda pixels: session.run(None, {given.name: pixels})[0], None)
+    return Artifact(lambda pixels: session.run(None, {"pixels": pixels})[0], None)
 
 
 def _read_safetensors(path: Path) -> Artifact:
     with safe_open(path, "pt") as file:
         architecture = from_dict(json.loads((file.metadata() or {})["architecture"]))
-    network: nn.Module = restore(architecture, path.read_bytes())
-    return Artifact(_of_module(network), count(network))
+    network = load_network(architecture, path.read_bytes())
+    return Artifact(_as_numpy(network), count(network))
 
 
 READERS: Mapping[str, Callable[[Path], Artifact]] = {

@@ -1,4 +1,4 @@
-"""A model card: what a network is, how it came to be, what it can and cannot do."""
+"""The model card: architecture, training, accuracy, usage and limits of a network."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from search_space.serialization import from_dict
 
 TEXT = """# {name}
 
-A convolutional network of {parameters:,} learned parameters that reads handwritten digits.
+A convolutional network of {parameters:,} learned parameters that classifies handwritten digits.
 
 | | |
 |---|---|
-| input | float32 pixels in [0, 1], shape (N, 1, 28, 28), white digits on black; it holds its own normalisation |
+| input | float32 pixels in [0, 1], shape (N, 1, 28, 28), white digits on black; normalisation is part of the network |
 | output | (N, 10) logits |
-| parameters | {parameters:,} of {budget:,} allowed |
-| multiply-adds | {multiply_adds:,} an image |
+| parameters | {parameters:,}, budget {budget:,} |
+| multiply-adds | {multiply_adds:,} per image |
 | network | `{network}` |
-| training | {epochs} epochs on {trained_on:,} images of MNIST's training set, {optimizer}, {schedule} |
-| found by | a search of {trials} trials, study `{study}`, trial {trial} |
+| training | {epochs} epochs on {trained_on:,} images of the MNIST training set, {optimizer}, {schedule} |
+| search | trial {trial} of {trials} in study `{study}` |
 {accuracy}
 
 ## Layers
@@ -28,9 +28,9 @@ A convolutional network of {parameters:,} learned parameters that reads handwrit
 |---|---|--:|
 {layers}
 
-## How to use it
+## Usage
 
-With numpy and onnxruntime alone, or with torch alone; `pixels` as above.
+The ONNX file needs onnxruntime and numpy, the pt2 file needs torch. `pixels` is the input described above.
 
 ```python
 session = onnxruntime.InferenceSession("{name}.onnx")
@@ -42,33 +42,32 @@ network = torch.export.load("{name}.pt2").module()
 logits = network(pixels)
 ```
 
-`{name}.safetensors` has the weights, and the layers as JSON in its metadata.
+`{name}.safetensors` holds the weights, and the architecture as JSON in its metadata.
 
-## How far to trust it
+## Evaluation and limits
 
-{trust}
-It knows single digits, centred and upright, as MNIST has them, and answers with a digit whatever it is shown.
+{note}
+The network was trained on single, centred, upright digits. It predicts a digit for any input.
 """
 
-VALIDATION_OR_TEST = """| test accuracy of these weights | {test_accuracy:.2%} |
+TEST_ROWS = """| test accuracy of these weights | {test_accuracy:.2%} |
 | test accuracy over {n_seeds} seeds | mean {test_accuracy_mean:.3%}{spread}, worst {test_accuracy_worst:.2%} |"""
+
+SPREAD = " (sd {test_accuracy_sd:.3%}, 95 % interval {test_accuracy_low:.3%} to {test_accuracy_high:.3%})"
 
 VALIDATION_ROW = "| validation accuracy | {val_accuracy:.2%} |"
 
-TEST_NOTE = """The search chose by validation images alone; the test set was opened once for each trained network, after its last epoch, and chose neither the network nor the seed."""
+TEST_NOTE = """Models were selected by validation accuracy only. Each trained network was evaluated on the test set once, after its last epoch; the test set selected neither the network nor the seed."""
 
-VALIDATION_NOTE = """The accuracy is on the validation images that the search chose by, and so promises a little more than it keeps. `mnist-search finalize` judges on the test set."""
+VALIDATION_NOTE = """This is the validation accuracy used for model selection; expect slightly less on new data. `mnist-search finalize` evaluates on the test set."""
 
 
 def markdown(name: str, card: Mapping[str, Any]) -> str:
-    """The card of a champion as people read it."""
-    judged = card.get("test_accuracy") is not None
+    """The card of a champion as Markdown; ``name`` is that of its files."""
+    has_test = card.get("test_accuracy") is not None
     spread = ""
-    if judged and card.get("test_accuracy_low") is not None:
-        spread = (
-            " (sd {test_accuracy_sd:.3%}, 95 % interval {test_accuracy_low:.3%} to {test_accuracy_high:.3%})"
-        )
-        spread = spread.format(**card)
+    if has_test and card.get("test_accuracy_low") is not None:
+        spread = SPREAD.format(**card)
     architecture, training = from_dict(card["architecture"]), from_dict(card["training"])
     layers = "\n".join(
         f"| {type(cost.layer).__name__} | {'x'.join(map(str, cost.output_shape))} | {cost.num_params:,} |"
@@ -78,9 +77,9 @@ def markdown(name: str, card: Mapping[str, Any]) -> str:
         **{key: value for key, value in card.items() if key not in {"architecture", "training"}},
         name=name,
         epochs=training.epochs,
-        optimizer=f"{type(training.optimizer).__name__} with peak rate {training.optimizer.lr:.4g}",
+        optimizer=f"{type(training.optimizer).__name__} with peak learning rate {training.optimizer.lr:.4g}",
         schedule=f"{type(training.schedule).__name__} schedule",
-        accuracy=(VALIDATION_OR_TEST if judged else VALIDATION_ROW).format(**card, spread=spread),
+        accuracy=(TEST_ROWS if has_test else VALIDATION_ROW).format(**card, spread=spread),
         layers=layers,
-        trust=TEST_NOTE if judged else VALIDATION_NOTE,
+        note=TEST_NOTE if has_test else VALIDATION_NOTE,
     ).rstrip()

@@ -1,1 +1,1 @@
-"""A study as one HTML page."""
+"""Comparison of studies, and a study as one HTML page."""

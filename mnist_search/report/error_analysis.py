@@ -1,4 +1,4 @@
-"""What a network gets wrong, as numbers and as pictures."""
+"""Misclassified images of a network, as numbers and as a figure."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from mnist_search.data.dataset import Digits
-from mnist_search.training.fit import confusion_matrix
+from mnist_search.training.evaluate import confusion_matrix, evaluate
 
 MAX_SHOWN = 25
 
 
 @dataclass(frozen=True, slots=True)
 class Misclassification:
-    """One image that was misread.
+    """One misclassified image.
 
     Attributes:
         image: (28, 28) uint8.
-        probability: of the wrong run_cli.
+        probability: of the wrong prediction.
     """
 
     image: np.ndarray
     label: int
-    run_cli: int
+    prediction: int
     probability: float
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnalysis:
-    """How a network reads a set.
+    """Accuracy and errors of a network on a set of images.
 
     Attributes:
-        confusion: (10, 10) counts, a row per true digit.
-        worst: mistakes by falling cross-entropy, MAX_SHOWN at most.
+        confusion: (10, 10) counts, a row per true digit and a column per prediction.
+        worst: misclassified images by decreasing cross-entropy, MAX_SHOWN at most.
     """
 
     accuracy: float
@@ -47,44 +47,42 @@ class ErrorAnalysis:
     worst: Sequence[Misclassification]
 
 
-@torch.no_grad()
-def judge(network: nn.Module, digits: Digits) -> ErrorAnalysis:
-    """Read every image; ``network`` gives logits, on the CPU and in evaluation mode."""
-    batches = digits.images.split(1000)
-    logs = torch.cat([network(images.float() / 255).log_softmax(1) for images in batches])
-    answers = logs.argmax(1)
-    wrong = (answers != digits.labels).nonzero().flatten()
-    surprise = -logs[wrong, digits.labels[wrong]]
-    worst = wrong[surprise.argsort(descending=True)][:MAX_SHOWN].tolist()
+def analyze_errors(network: nn.Module, digits: Digits) -> ErrorAnalysis:
+    """Evaluate ``network``, which returns logits, on images on the CPU."""
+    evaluation = evaluate(network, digits)
+    wrong = (evaluation.predictions != digits.labels).nonzero().flatten()
+    images, labels, predictions = digits.images[wrong], digits.labels[wrong], evaluation.predictions[wrong]
+    log_probabilities = evaluation.logits[wrong].log_softmax(1)
+    worst = log_probabilities[torch.arange(len(wrong)), labels].argsort()[:MAX_SHOWN].tolist()
     return ErrorAnalysis(
-        accuracy=1 - len(wrong) / len(digits),
-        confusion=confusion_matrix(answers, digits.labels).numpy(),
+        accuracy=evaluation.accuracy,
+        confusion=confusion_matrix(evaluation.predictions, digits.labels).numpy(),
         worst=[
             Misclassification(
-                image=digits.images[i, 0].numpy(),
-                label=int(digits.labels[i]),
-                run_cli=int(answers[i]),
-                probability=float(logs[i, answers[i]].exp()),
+                image=images[i, 0].numpy(),
+                label=int(labels[i]),
+                prediction=int(predictions[i]),
+                probability=float(log_probabilities[i, predictions[i]].exp()),
             )
             for i in worst
         ],
     )
 
 
-def plot_misclassified(mistakes: Sequence[Misclassification]) -> Figure:
-    """Mistakes in rows of five: what it is, and what it was read as, how surely."""
-    rows = max(1, -(-len(mistakes) // 5))
+def plot_misclassified(misclassified: Sequence[Misclassification]) -> Figure:
+    """Misclassified images, five per row, each with its label, its prediction and the probability."""
+    rows = max(1, -(-len(misclassified) // 5))
     figure = Figure(figsize=(6.5, 1.5 * rows), layout="constrained")
     for axes in figure.subplots(rows, 5, squeeze=False).flat:
         axes.axis("off")
-    for axes, mistake in zip(figure.axes, mistakes, strict=False):
-        axes.imshow(mistake.image, cmap="gray")
-        axes.set_title(f"{mistake.label}, read {mistake.run_cli} ({mistake.probability:.0%})", fontsize=8)
+    for axes, case in zip(figure.axes, misclassified, strict=False):
+        axes.imshow(case.image, cmap="gray")
+        axes.set_title(f"{case.label} as {case.prediction} ({case.probability:.0%})", fontsize=8)
     return figure
 
 
 def as_data_uri(figure: Figure) -> str:
-    """A figure as a PNG inside a page."""
+    """The figure as a PNG in a data URI."""
     content = BytesIO()
     figure.savefig(content, format="png", dpi=110)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

@@ -1,113 +1,117 @@
-"""A study as one page that needs no network."""
+"""A study as one HTML page that loads nothing from the network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from importlib.resources import files as resources
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
 
 from mnist_search import __version__
-from mnist_search.errors import NotFound
-from mnist_search.evaluation.champion import Champion, champion
-from mnist_search.evaluation.finals import finals_of, summaries
-from mnist_search.records import StudyRecord
-from mnist_search.report.plots import accuracy_against_parameters, as_html, study_figures
+from mnist_search.errors import DiskError, NotFound
+from mnist_search.evaluation.champion import champion
+from mnist_search.evaluation.statistics import final_rows
+from mnist_search.export.inference import evaluation_digits
+from mnist_search.records import percent
+from mnist_search.report.error_analysis import analyze_errors, as_data_uri, plot_misclassified
+from mnist_search.report.plots import as_html, study_figures, trials_figure
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.tracking.config import TrackingConfig
+from mnist_search.tracking.figures import confusion
+from mnist_search.training.model import load_network
 
-if TYPE_CHECKING:
-    from mnist_search.report.error_analysis import ErrorAnalysis
+ARTIFACT = "report.html"
+"""Name of the page among the artifacts of the study's MLflow run."""
 
 
-def report(store: Store, study: str, data_dir: Path | None) -> str:
-    """The page: finals, champion, its mistakes, how the search went, what did not complete.
+def log_report(
+    storage: str,
+    study: str,
+    data_dir: Path | None,
+    *,
+    output: Path | None = None,
+    tracking: TrackingConfig | None = None,
+    warn: Callable[[str], None],
+) -> None:
+    """Write the page of a study to a file, log it to the study's MLflow run, or both.
 
-    The champion's mistakes are on the test set only if finals have opened it.
+    Args:
+        storage: URL of the store.
+        study: name of the study.
+        data_dir: the MNIST files; None for the cache.
+        output: the file; None writes none.
+        tracking: where the study's parent run is; None logs nothing.
+        warn: reports that MLflow is unreachable.
 
     Raises:
-        NotFound: no such study, or no complete trial to tell of.
-        Unavailable: no images to judge the champion by.
+        NotFound: no such study, or no complete trial.
+        Unavailable: no images to evaluate the champion on.
+        DiskError: the file cannot be written.
     """
-    from jinja2 import Environment  # only where a page is made
-    from markupsafe import Markup
+    store = Store.open(storage)
+    html = render_report(store, study, data_dir)
+    if output is not None:
+        try:
+            output.write_text(html)
+        except OSError as error:
+            raise DiskError(f"cannot write {output}: {error}; name another file with --output") from error
+    if tracking is not None:
+        _log(store, study, html, tracking, warn)
 
+
+def _log(store: Store, study: str, html: str, tracking: TrackingConfig, warn: Callable[[str], None]) -> None:
+    from mnist_search.tracking import mlflow_tracker, setup  # MLflow, a second to import
+
+    parent = setup.parent_of(SearchStudy.open(store, study).record())
+    prepared = setup.prepare(tracking, parent, warn)
+    if prepared is not None:
+        mlflow_tracker.MlflowTracker(prepared, study, warn).log_study_page(html, ARTIFACT)
+
+
+def render_report(store: Store, study: str, data_dir: Path | None) -> str:
+    """The page: finals, champion, misclassified images, figures, trials that did not complete.
+
+    The champion is evaluated on the test set only if finals already did so.
+
+    Raises:
+        NotFound: no such study, or no complete trial.
+        Unavailable: no images to evaluate the champion on.
+    """
     search_study = SearchStudy.open(store, study)
     record = search_study.record()
     if record.best is None:
-        raise NotFound(f"study {study!r} has no complete trial to report on; mnist-search status {study}")
-    figures: dict[str, Any] = {"Accuracy against parameters": accuracy_against_parameters(record)}
-    figures |= study_figures(search_study.study)
-    page = Environment(autoescape=True, trim_blocks=True).from_string(
-        resources("mnist_search.report").joinpath("page.html").read_text()
-    )
+        raise NotFound(f"study {study!r} has no complete trial to report; see mnist-search status {study}")
+    figures = {"Accuracy against parameters": trials_figure(record)} | study_figures(search_study.study)
+    template = files("mnist_search.report").joinpath("page.html").read_text()
+    page = Environment(autoescape=True, trim_blocks=True).from_string(template)
     return page.render(
         record=record,
-        finals=_finals(store, record),
+        finals=final_rows(store, record),
         figures={name: Markup(html) for name, html in as_html(figures).items()},  # noqa: S704 - plotly's own
-        ended=[trial for trial in record.trials if trial.state in {"PRUNED", "FAIL"}],
-        percent=_percent,
+        incomplete=[trial for trial in record.trials if trial.state in {"PRUNED", "FAIL"}],
+        percent=percent,
         version=__version__,
         **_champion(store, study, data_dir),
     )
 
 
-def _finals(store: Store, record: StudyRecord) -> list[dict[str, Any]]:
-    held = finals_of(store, record)
-    promised = {f"trial {trial.number}": trial.val_accuracy for trial in record.trials}
-    rows = [asdict(summary) for summary in summaries(held[-1])] if held else []
-    return [row | {"val_accuracy": promised.get(row["name"])} for row in rows]
-
-
 def _champion(store: Store, study: str, data_dir: Path | None) -> dict[str, Any]:
-    """What is shown of the champion; nothing of one whose weights were not kept."""
-    from mnist_search.report.error_analysis import as_data_uri, plot_misclassified  # torch
-    from mnist_search.tracking.figures import confusion
-
+    """The template's values about the champion; none if its weights were not kept."""
     try:
-        found = champion(store, study)
+        best = champion(store, study)
     except NotFound:  # run with --keep-models 0
         return {}
-    judgement, judged_on = _judge(found, data_dir)
+    measure, digits = evaluation_digits(best.card, data_dir)
+    evaluated_on = f"{len(digits):,} {'test' if measure == 'test_accuracy' else 'validation'} images"
+    analysis = analyze_errors(load_network(best.config.architecture, best.weights), digits)
     return {
-        "champion": found,
-        "judgement": judgement,
-        "judged_on": judged_on,
-        "confusion": as_data_uri(confusion(judgement.confusion, judged_on)),
-        "plot_misclassified": as_data_uri(plot_misclassified(judgement.worst)),
+        "champion": best,
+        "analysis": analysis,
+        "evaluated_on": evaluated_on,
+        "confusion": as_data_uri(confusion(analysis.confusion, evaluated_on)),
+        "misclassified": as_data_uri(plot_misclassified(analysis.worst)),
     }
-
-
-def _judge(found: Champion, data_dir: Path | None) -> tuple[ErrorAnalysis, str]:
-    from mnist_search.data import mnist
-    from mnist_search.data.dataset import Digits, load_split
-    from mnist_search.export.formats import restore  # torch
-    from mnist_search.report.error_analysis import judge
-    from mnist_search.training.device import CPU
-
-    folder = mnist.find(data_dir)
-    network = restore(found.config.architecture, found.weights)
-    if found.card.get("test_accuracy") is None:
-        train_images, val_images, seed = found.card["split"]
-        val = load_split(folder, train_images, val_images, seed, CPU).val
-        return judge(network, val), f"{len(val):,} validation images"
-    test = Digits.from_arrays(*mnist.read_test(folder))
-    return judge(network, test), f"{len(test):,} test images"
-
-
-def _percent(fraction: float | None, digits: int = 2) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
-
-
-def keep_with_run(
-    store: Store, study: str, page: str, tracking_config: TrackingConfig, warn: Callable[[str], None]
-) -> None:
-    """Keep the page with the study's run in MLflow, as far as that can be reached."""
-    from mnist_search.tracking.mlflow_tracker import MlflowTracker  # a second to import
-    from mnist_search.tracking.setup import parent_of, prepare
-
-    prepared = prepare(tracking_config, parent_of(SearchStudy.open(store, study).record()), warn)
-    if prepared is not None:
-        MlflowTracker(prepared, study, warn).log_study_page(page, "report.html")

@@ -1,1 +1,1 @@
-"""Scripts behind experiments/LOG.md; not part of the wheel."""
+"""Scripts behind ``experiments/LOG.md``; not part of the wheel."""

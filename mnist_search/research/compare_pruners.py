@@ -1,9 +1,9 @@
-"""Which pruner finds the better network in the same number of trained epochs.
+"""Compare pruners by the network that a search finds in the same number of trained epochs.
 
-Searches are replayed from whole learning curves in random orders. Those of ``bench.fidelity`` are
-two trainings of random networks: the pruner sees one of each and decides, the network that the
-search ends with is judged by the other, which played no part. Those of a study without a score
-pruner are one training of each network that a search of ours proposed; it is judged by the same.
+Searches are replayed from complete learning curves in random order. ``curves`` replays the random
+networks of ``fidelity``, each trained with two seeds: the pruner sees one training, and the other
+one scores the selected network. ``study`` replays a study without a score pruner, which has one
+training per network for both.
 
     python -m mnist_search.research.compare_pruners curves FILE.jsonl
     python -m mnist_search.research.compare_pruners study studies.db budget-8000
@@ -25,141 +25,143 @@ from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
 from mnist_search.research.fidelity import EPOCHS, complete
-from mnist_search.research.jsonl import read, verbs
+from mnist_search.research.jsonl import read, run_commands
 from mnist_search.search.pruners import PRUNERS
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 
 Networks: TypeAlias = Sequence[Sequence[Sequence[float]]]
-"""Of each network two learning curves, or one: accuracy by epoch."""
+"""Accuracy by network, training (one or two per network) and epoch."""
 
-ALLOWANCES = (75, 150, 300)
-"""Trained epochs of a search: five, ten and twenty whole trainings."""
+EPOCH_BUDGETS = (75, 150, 300)
+"""Trained epochs of a search: five, ten and twenty complete trainings."""
 
 
 @dataclass(frozen=True, slots=True)
-class GraphReplayFake:
-    """How one search went.
+class ReplayedSearch:
+    """The result of one replayed search.
 
     Attributes:
-        found: accuracy in its other training of the network that the search chose.
-        started, finished: networks that were begun, and trained to their end.
+        accuracy: of the selected network, in the training that the pruner did not see.
+        started, completed: number of networks.
     """
 
-    found: float
+    accuracy: float
     started: int
-    finished: int
+    completed: int
 
 
-OrdersOption: TypeAlias = Annotated[int, typer.Option(min=2, help="Random orders in which networks come.")]
+OrdersOption: TypeAlias = Annotated[int, typer.Option(min=2, help="Random orders of the networks.")]
 
 
 def curves(
     file: Path,
     orders: OrdersOption = 50,
-    resamples: Annotated[int, typer.Option(min=2, help="Sets of networks for the intervals.")] = 200,
+    resamples: Annotated[int, typer.Option(min=2, help="Bootstrap samples of the networks.")] = 200,
 ) -> None:
-    """Print what every pruner finds in the trainings of ``bench.fidelity``, in both of their roles."""
+    """Compare the pruners on the trainings of ``fidelity``."""
     networks = [
         [[record["val_accuracy"] for record in training["curve"]] for training in kinds["full"]]
         for kinds in complete(read(file)).values()
     ]
-    _print_cells(networks, orders)
-    typer.echo(f"\nMean over {ALLOWANCES} epochs, less that of none; {resamples} sets of networks.\n")
-    typer.echo("| pruner | more than none | 95 % of sets |\n|---|--:|--:|")
-    for name, more in _more_than_none(networks, resamples).items():
-        low, high = np.quantile(more, (0.025, 0.975))
-        typer.echo(f"| {name} | {mean(more):+.3f} | {low:+.3f} to {high:+.3f} |")
+    _print_table(networks, orders)
+    typer.echo(f"\nMean over {EPOCH_BUDGETS} epochs minus that without a pruner; {resamples} resamples.\n")
+    typer.echo("| pruner | difference | 95 % interval |\n|---|--:|--:|")
+    for name, differences in _bootstrap(networks, resamples).items():
+        low, high = np.quantile(differences, (0.025, 0.975))
+        typer.echo(f"| {name} | {mean(differences):+.3f} | {low:+.3f} to {high:+.3f} |")
 
 
 def study(storage: Path, name: str, orders: OrdersOption = 50) -> None:
-    """Print what every pruner would have found in a study that was run without one."""
+    """Compare the pruners on a study that was run without one."""
     trials = SearchStudy.open(Store.open(f"sqlite:///{storage}"), name).record().done
-    whole = [
-        [epoch["val_accuracy"] for epoch in trial.curve] for trial in trials if trial.state == "COMPLETE"
+    accuracies = [
+        [epoch.val_accuracy or 0.0 for epoch in trial.curve] for trial in trials if trial.state == "COMPLETE"
     ]
-    if not whole or len(whole) < len(trials):
-        raise typer.BadParameter(f"{name} has trials without a whole curve: what ended them chose the rest")
-    _print_cells([[curve] for curve in whole], orders)
+    if not accuracies or len(accuracies) < len(trials):
+        raise typer.BadParameter(f"{name} has trials that did not complete; run it with --pruner none")
+    _print_table([[curve] for curve in accuracies], orders)
 
 
-def _print_cells(networks: Networks, orders: int) -> None:
+def _print_table(networks: Networks, orders: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     ends = [training[-1] for trainings in networks for training in trainings]
     typer.echo(
-        f"{len(networks)} networks, {EPOCHS} epochs; their accuracies at the end: median "
-        f"{100 * float(np.median(ends)):.2f}, best {100 * max(ends):.2f}. {len(networks[0]) * orders} searches a cell.\n"
+        f"{len(networks)} networks, {EPOCHS} epochs; final accuracy: median {100 * float(np.median(ends)):.2f}, "
+        f"best {100 * max(ends):.2f}. {len(networks[0]) * orders} searches per row.\n"
     )
-    typer.echo("| pruner | epochs | found, mean (sd) | networks begun | trained to the end |")
+    typer.echo("| pruner | epochs | accuracy, mean (sd) | networks started | completed |")
     typer.echo("|---|--:|--:|--:|--:|")
-    for allowance, name in product(ALLOWANCES, PRUNERS):
-        _print(name, allowance, _searches(networks, name, allowance, range(orders)))
+    for epoch_budget, name in product(EPOCH_BUDGETS, PRUNERS):
+        searches = _searches(networks, name, epoch_budget, range(orders))
+        accuracies = [100 * each.accuracy for each in searches]
+        typer.echo(
+            f"| {name} | {epoch_budget} | {mean(accuracies):.3f} ({stdev(accuracies):.3f}) | "
+            f"{mean(s.started for s in searches):.1f} | {mean(s.completed for s in searches):.1f} |"
+        )
 
 
-def _searches(networks: Networks, name: str, allowance: int, orders: Sequence[int]) -> list[GraphReplayFake]:
+def _searches(
+    networks: Networks, name: str, epoch_budget: int, orders: Sequence[int]
+) -> list[ReplayedSearch]:
     return [
-        search(networks, order, seen, PRUNERS[name](EPOCHS), allowance)
-        for order, seen in product(orders, range(len(networks[0])))
+        replay(networks, order, training, PRUNERS[name](EPOCHS), epoch_budget)
+        for order, training in product(orders, range(len(networks[0])))
     ]
 
 
-def _print(name: str, allowance: int, searches: Sequence[GraphReplayFake]) -> None:
-    found = [100 * one.found for one in searches]
-    typer.echo(
-        f"| {name} | {allowance} | {mean(found):.3f} ({stdev(found):.3f}) | "
-        f"{mean(s.started for s in searches):.1f} | {mean(s.finished for s in searches):.1f} |"
-    )
+def _bootstrap(networks: Networks, resamples: int) -> dict[str, list[float]]:
+    """Differences to the search without a pruner, in percentage points, by pruner and resample.
 
-
-def _more_than_none(networks: Networks, resamples: int) -> dict[str, list[float]]:
-    """How much more each pruner finds, in percent, for networks drawn again with replacement.
-
-    All searches share their networks, so that only other networks can tell how far to trust them:
-    the bootstrap (Efron 1979, doi 10.1214/aos/1176344552), with an order of its own for each set.
+    All searches share their networks, so the uncertainty is that of the networks: they are
+    resampled with replacement (Efron 1979, doi 10.1214/aos/1176344552), each time in another order.
     """
-    more: dict[str, list[float]] = {name: [] for name in PRUNERS if name != "none"}
+    differences: dict[str, list[float]] = {name: [] for name in PRUNERS if name != "none"}
     for number in range(resamples):
-        drawn = np.random.default_rng((number, 1)).integers(len(networks), size=len(networks))
-        found = {
+        indices = np.random.default_rng((number, 1)).integers(len(networks), size=len(networks))
+        sample = [networks[n] for n in indices]
+        accuracy = {
             name: mean(
-                100 * one.found
-                for allowance in ALLOWANCES
-                for one in _searches([networks[n] for n in drawn], name, allowance, [number])
+                100 * search.accuracy
+                for epoch_budget in EPOCH_BUDGETS
+                for search in _searches(sample, name, epoch_budget, [number])
             )
             for name in PRUNERS
         }
-        for name, differences in more.items():
-            differences.append(found[name] - found["none"])
-    return more
+        for name, values in differences.items():
+            values.append(accuracy[name] - accuracy["none"])
+    return differences
 
 
-def search(networks: Networks, order: int, seen: int, pruner: BasePruner, allowance: int) -> GraphReplayFake:
-    """One random search under a pruner, until its epochs are spent or no network is left.
+def replay(
+    networks: Networks, order: int, training: int, pruner: BasePruner, epoch_budget: int
+) -> ReplayedSearch:
+    """Replay one random search under a pruner until its epochs or the networks are used up.
 
     Args:
-        networks: what random search would propose.
-        order: seed of the order in which networks come.
-        seen: which of the curves the search sees; it is judged by the other.
-        pruner: decides after every epoch but the last.
-        allowance: trained epochs; a network that is begun with some left may be finished.
+        networks: the proposals of random search.
+        order: seed of the order of the networks.
+        training: index of the training that the pruner sees.
+        pruner: called after every epoch but the last.
+        epoch_budget: trained epochs; the last network may exceed it.
     """
-    study = optuna.create_study(study_name=f"replay-{order}-{seen}", direction="maximize", pruner=pruner)
-    ends: dict[int, float] = {}
-    spent = started = 0
+    study = optuna.create_study(study_name=f"replay-{order}-{training}", direction="maximize", pruner=pruner)
+    final_accuracy: dict[int, float] = {}
+    epochs = started = 0
     for network in np.random.default_rng(order).permutation(len(networks)).tolist():
-        if spent >= allowance:
+        if epochs >= epoch_budget:
             break
-        epochs, end = _train(study, networks[network][seen])
+        trained, accuracy = _train(study, networks[network][training])
         started += 1
-        spent += epochs
-        if end is not None:
-            ends[network] = end
-    best = max(ends, key=ends.__getitem__)
-    return GraphReplayFake(networks[best][-1 - seen][-1], started, len(ends))
+        epochs += trained
+        if accuracy is not None:
+            final_accuracy[network] = accuracy
+    best = max(final_accuracy, key=final_accuracy.__getitem__)
+    return ReplayedSearch(networks[best][-1 - training][-1], started, len(final_accuracy))
 
 
 def _train(study: optuna.Study, curve: Sequence[float]) -> tuple[int, float | None]:
-    """Epochs that one trial takes, and where it ends unless it is pruned."""
+    """Number of epochs of one trial, and its final accuracy; None if it was pruned."""
     trial = study.ask()
     for epoch, accuracy in enumerate(curve, 1):
         trial.report(accuracy, epoch)
@@ -171,4 +173,4 @@ def _train(study: optuna.Study, curve: Sequence[float]) -> tuple[int, float | No
 
 
 if __name__ == "__main__":
-    verbs(curves, study)
+    run_commands(curves, study)

@@ -1,7 +1,8 @@
-"""Why two seeds miss their claims: their trainings, changed one thing at a time, beside their logs.
+"""Find out why two baselines miss their reported accuracy: change one setting of a training at a time.
 
-A line has the accuracy and loss on augmented training images that an author sees scroll by, and
-what the network ends with on plain training images without dropout, in case that was logged.
+The trainings are compared with those logged in the texts of the baselines. A line has accuracy and
+loss on the augmented training images, and on plain ones without dropout at the end, since an
+author may have logged either.
 
     python -m mnist_search.research.diagnose_baselines train FILE.jsonl
     python -m mnist_search.research.diagnose_baselines report FILE.jsonl
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,44 +25,45 @@ from experiments.recipe import Recipe
 from mnist_search.bench.handwritten_loop import handwritten_loop
 from mnist_search.data import mnist
 from mnist_search.data.dataset import Digits, load_train_and_test
-from mnist_search.research.jsonl import DataOption, DeviceOption, PartOption, PartsOption, append, read, verbs
-from mnist_search.training.device import resolve_device, select_compute_mode, use_one_thread
-from mnist_search.training.fit import evaluate, fit
+from mnist_search.research import jsonl
+from mnist_search.training.device import resolve_device, select_compute_mode
+from mnist_search.training.evaluate import evaluate
+from mnist_search.training.fit import fit
 from mnist_search.training.model import build
 from search_space import Architecture
 from search_space.architecture import Dropout
 from search_space.training_config import Augmentation, Step
 
-PLAIN_EPOCHS = 2
-"""Of the seeds' own loop, which is slow; seed 000's text has the first two."""
+HANDWRITTEN_EPOCHS = 2
+"""Epochs of the handwritten loop, which is slow; the text of seed-000 has the first two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A seed's training, perhaps changed; ``by_hand``: in the seeds' own loop, for two epochs."""
+    """A baseline, perhaps with a setting changed; ``handwritten`` selects the handwritten loop."""
 
     recipe: Recipe
-    by_hand: bool = False
+    handwritten: bool = False
 
 
 def variants() -> dict[str, Variant]:
-    """What is trained, by name."""
+    """The variants by name; the names are those in ``experiments/measured/claims.jsonl``."""
     zero, three = BASELINES["seed-000"], BASELINES["seed-003"]
-    dry = replace(three, architecture=_without_dropout(three.architecture))
-    seven = _trained(zero, augmentation=replace(zero.training.augmentation, rotation=7))
+    no_dropout = replace(three, architecture=_without_dropout(three.architecture))
+    seven_degrees = _changed(zero, augmentation=replace(zero.training.augmentation, rotation=7))
     return {
-        "seed-000, the seeds' loop": Variant(zero, by_hand=True),
-        "seed-000, 7 degrees, the seeds' loop": Variant(seven, by_hand=True),
+        "seed-000, the seeds' loop": Variant(zero, handwritten=True),
+        "seed-000, 7 degrees, the seeds' loop": Variant(seven_degrees, handwritten=True),
         "seed-000": Variant(zero),
-        "seed-000, 7 degrees": Variant(seven),
-        "seed-000, step schedule": Variant(_trained(zero, schedule=Step(6))),
+        "seed-000, 7 degrees": Variant(seven_degrees),
+        "seed-000, step schedule": Variant(_changed(zero, schedule=Step(6))),
         "seed-003": Variant(three),
-        "seed-003, no dropout": Variant(dry),
-        "seed-003, no dropout, no augmentation": Variant(_trained(dry, augmentation=Augmentation())),
+        "seed-003, no dropout": Variant(no_dropout),
+        "seed-003, no dropout, no augmentation": Variant(_changed(no_dropout, augmentation=Augmentation())),
     }
 
 
-def _trained(recipe: Recipe, **changes: Any) -> Recipe:
+def _changed(recipe: Recipe, **changes: Any) -> Recipe:
     return replace(recipe, training=replace(recipe.training, **changes))
 
 
@@ -72,59 +75,56 @@ def _without_dropout(architecture: Architecture) -> Architecture:
 
 def train(
     out: Path,
-    part: PartOption = 0,
-    parts: PartsOption = 1,
-    data_dir: DataOption = None,
-    device: DeviceOption = "auto",
+    part: jsonl.PartOption = 0,
+    parts: jsonl.PartsOption = 1,
+    data_dir: jsonl.DataOption = None,
+    device: jsonl.DeviceOption = "auto",
 ) -> None:
-    """Train this part of the variants with seed 0 on all 60,000 images, a line of JSON for each."""
-    use_one_thread()
-    where = resolve_device(device)
-    digits, _ = load_train_and_test(mnist.find(data_dir), where)
-    known = {line["variant"] for line in read(out)}
-    for number, (name, variant) in enumerate(variants().items()):
-        if number % parts == part and name not in known:
-            append(out, {"variant": name} | came_to(variant, digits))
+    """Train one part of the variants with seed 0 on all 60,000 images; writes a JSON line per variant."""
+    jsonl.run_part(out, _tasks(data_dir, device), part, parts)
 
 
-def came_to(variant: Variant, digits: Digits) -> dict[str, Any]:
-    """Accuracy and loss of every epoch on the images that were trained on, and at the end."""
-    if variant.by_hand:
-        return {"curve": list(_by_hand(variant.recipe, digits))}
+def _tasks(data_dir: Path | None, device: str) -> Iterator[jsonl.Task]:
+    digits, _ = load_train_and_test(mnist.resolve_data_dir(data_dir), resolve_device(device))
+    for name, variant in variants().items():
+        yield {"variant": name}, partial(run_variant, variant, digits)
+
+
+def run_variant(variant: Variant, digits: Digits) -> dict[str, Any]:
+    """Train a variant; accuracy and loss on its training images in every epoch and at the end."""
     recipe = variant.recipe
+    if variant.handwritten:
+        return {"curve": list(_handwritten_curve(recipe, digits))}
     network, compute_mode = build(recipe.architecture, 0), select_compute_mode(digits.images.device)
     curve = [
-        {"train_accuracy": record.train_accuracy, "train_loss": record.train_loss}
-        for record in fit(network, digits, None, recipe.training, seed=0, compute_mode=compute_mode)
+        {"train_accuracy": epoch.train_accuracy, "train_loss": epoch.train_loss}
+        for epoch in fit(network, digits, None, recipe.training, seed=0, compute_mode=compute_mode)
     ]
-    judged = evaluate(network, digits)
-    return {"curve": curve, "plain_accuracy": judged.accuracy, "plain_loss": judged.loss}
+    evaluation = evaluate(network, digits)
+    return {"curve": curve, "plain_accuracy": evaluation.accuracy, "plain_loss": evaluation.loss}
 
 
-def _by_hand(recipe: Recipe, digits: Digits) -> Iterator[dict[str, float]]:
+def _handwritten_curve(recipe: Recipe, digits: Digits) -> Iterator[dict[str, float]]:
     torch.manual_seed(0)
     steps: list[tuple[float, float]] = []
-    loop = handwritten_loop(
-        recipe, digits, 0, lambda *step: steps.append(step), str(digits.images.device), PLAIN_EPOCHS
-    )
-    per_epoch = len(list(loop)) // PLAIN_EPOCHS
+    device = str(digits.images.device)
+    loop = handwritten_loop(recipe, digits, 0, lambda *step: steps.append(step), device, HANDWRITTEN_EPOCHS)
+    per_epoch = len(list(loop)) // HANDWRITTEN_EPOCHS
     for end in range(per_epoch, len(steps) + 1, per_epoch):
         losses = [loss for loss, _ in steps[end - per_epoch : end]]
         yield {"train_accuracy": steps[end - 1][1], "train_loss": mean(losses)}
 
 
 def report(out: Path) -> None:
-    """Print the first two epochs and the last, and the judgement on plain images without dropout."""
+    """Print the first two epochs, the last one, and the evaluation on plain images without dropout."""
     typer.echo("| training | epoch 1 | 2 | last | its loss | plain images, no dropout | its loss |\n"
                "|---|--:|--:|--:|--:|--:|--:|")  # fmt: skip
-    for line in read(out):
+    for line in jsonl.read(out):
         first, second, *_ = (100 * epoch["train_accuracy"] for epoch in line["curve"])
         last = line["curve"][-1]
-        plain = (
-            f"{100 * line['plain_accuracy']:.2f} | {line['plain_loss']:.4f}"
-            if "plain_loss" in line
-            else " | "
-        )
+        plain = " | "
+        if "plain_loss" in line:
+            plain = f"{100 * line['plain_accuracy']:.2f} | {line['plain_loss']:.4f}"
         typer.echo(
             f"| {line['variant']} | {first:.2f} | {second:.2f} | {len(line['curve'])}: "
             f"{100 * last['train_accuracy']:.2f} | {last['train_loss']:.4f} | {plain} |"
@@ -132,4 +132,4 @@ def report(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    verbs(train, report)
+    jsonl.run_commands(train, report)

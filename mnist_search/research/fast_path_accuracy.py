@@ -1,7 +1,7 @@
-"""Whether the fast path costs accuracy: two seeds' recipes, ours and the plain way, several times.
+"""Measure whether the fast path costs accuracy, on the recipes of two baselines.
 
-The plain way is fp32 and torch's own batch norm and dropout; data, augmentation and schedule are
-the same. Run one part a core, as often as it takes.
+The fast path is the project's default. The plain path is fp32 with torch's batch norm and dropout;
+data, augmentation and schedule are the same. Run one process per core.
 
     python -m mnist_search.research.fast_path_accuracy train FILE.jsonl --part 0 --parts 2
     python -m mnist_search.research.fast_path_accuracy report FILE.jsonl
@@ -9,8 +9,9 @@ the same. Run one part a core, as often as it takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,105 +21,101 @@ import typer
 
 from experiments import BASELINES
 from experiments.recipe import Recipe
-from mnist_search.bench.images import images
+from mnist_search.bench.reference import cached_split
 from mnist_search.data import mnist
-from mnist_search.research.jsonl import DataOption, DeviceOption, PartOption, PartsOption, append, read, verbs
-from mnist_search.training.device import ComputeMode, resolve_device, select_compute_mode, use_one_thread
+from mnist_search.research import jsonl
+from mnist_search.training.device import ComputeMode, resolve_device, select_compute_mode
 from mnist_search.training.fit import fit
 from mnist_search.training.model import REFERENCE_LAYERS, build
 
-RECIPES = ("seed-001", "seed-000")
+RECIPES = ["seed-001", "seed-000"]
 
 
-class How(StrEnum):
-    """The fast path or the plain one; a file may have others, of versions that were."""
+class ComputePath(StrEnum):
+    """How a training is computed; a file may have other names, of earlier versions."""
 
     FAST = "fast"
-    FP32 = "plain"
+    PLAIN = "plain"
 
 
-LATE = 5
-"""Last epochs that are averaged: at a constant learning rate the last one alone is noisy."""
+LAST_EPOCHS = 5
+"""Number of epochs to average, since at a constant learning rate a single epoch is noisy."""
 
 
 def train(
     out: Path,
-    recipe: Annotated[list[str], typer.Option(help="Which seeds' recipes.")] = list(RECIPES),  # noqa: B006
-    how: Annotated[list[How], typer.Option(help="Which ways.")] = [How.FAST, How.FP32],  # noqa: B006
-    runs: Annotated[int, typer.Option(min=1, help="Trainings of each, every way.")] = 5,
-    part: PartOption = 0,
-    parts: PartsOption = 1,
-    data_dir: DataOption = None,
-    device: DeviceOption = "auto",
+    recipe: Annotated[list[str], typer.Option(help="Baselines to train.")] = RECIPES,
+    path: Annotated[list[ComputePath], typer.Option(help="Compute paths.")] = list(ComputePath),  # noqa: B006
+    runs: Annotated[int, typer.Option(min=1, help="Trainings per recipe and path.")] = 5,
+    part: jsonl.PartOption = 0,
+    parts: jsonl.PartsOption = 1,
+    data_dir: jsonl.DataOption = None,
+    device: jsonl.DeviceOption = "auto",
 ) -> None:
-    """Train this part of the runs, a line of JSON for each."""
-    use_one_thread()
-    folder = mnist.find(data_dir)
-    known = {(line["recipe"], line["seed"], line["how"]) for line in read(out)}
-    for number, (seed, name) in enumerate(product(range(runs), recipe)):
-        for each in how:
-            if number % parts != part or (name, seed, each) in known:
-                continue
-            what = {"recipe": name, "seed": seed, "how": each}
-            append(out, what | _run(BASELINES[name], seed, folder, device, each))
+    """Train one part of the runs; writes a JSON line per training."""
+    jsonl.run_part(out, _tasks(recipe, path, runs, mnist.resolve_data_dir(data_dir), device), part, parts)
 
 
-def _run(recipe: Recipe, seed: int, folder: Path, device: str, how: How) -> dict[str, Any]:
-    where = resolve_device(device)
-    fast = how is How.FAST
+def _tasks(
+    recipes: Sequence[str], paths: Sequence[ComputePath], runs: int, data_dir: Path, device: str
+) -> Iterator[jsonl.Task]:
+    for seed, name, path in product(range(runs), recipes, paths):
+        key = {"recipe": name, "seed": seed, "how": path}
+        yield key, partial(_train, BASELINES[name], seed, data_dir, device, path)
+
+
+def _train(recipe: Recipe, seed: int, data_dir: Path, device_name: str, path: ComputePath) -> dict[str, Any]:
+    device = resolve_device(device_name)
+    fast = path is ComputePath.FAST
     network = build(recipe.architecture, seed, None if fast else REFERENCE_LAYERS)
-    compute_mode = select_compute_mode(where) if fast else ComputeMode("fp32", channels_last=False)
-    data = images(folder, where.type)
-    records = list(fit(network, data.train, data.val, recipe.training, seed=seed, compute_mode=compute_mode))
-    last = records[-1]
+    compute_mode = select_compute_mode(device) if fast else ComputeMode("fp32", channels_last=False)
+    data = cached_split(data_dir, device.type)
+    curve = list(fit(network, data.train, data.val, recipe.training, seed=seed, compute_mode=compute_mode))
     return {
-        "val_accuracies": [record.val_accuracy for record in records],
-        "train_losses": [record.train_loss for record in records],
-        "val_accuracy": last.val_accuracy,
-        "val_loss": last.val_loss,
-        "samples_per_second": last.samples_per_second,
+        "val_accuracies": [epoch.val_accuracy for epoch in curve],
+        "train_losses": [epoch.train_loss for epoch in curve],
+        "val_accuracy": curve[-1].val_accuracy,
+        "val_loss": curve[-1].val_loss,
+        "samples_per_second": curve[-1].samples_per_second,
     }
 
 
 def report(out: Path) -> None:
-    """Print accuracies on validation, every way and the plain one, and their difference."""
-    lines = read(out)
-    typer.echo("| recipe | how | reading | runs | mean (sd) | plain fp32, mean (sd) | difference | "
+    """Print the validation metrics of every path, of the plain one, and their difference."""
+    lines = jsonl.read(out)
+    typer.echo("| recipe | path | metric | runs | mean (sd) | plain fp32, mean (sd) | difference | "
                "standard error |\n|---|---|---|--:|--:|--:|--:|--:|")  # fmt: skip
-    compute_modes = dict.fromkeys(line["how"] for line in lines if line["how"] != How.FP32)
-    for name, how in product(RECIPES, compute_modes):
-        pair = [line for line in lines if line["recipe"] == name and line["how"] in (how, How.FP32)]
-        _compare(name, how, "accuracy, last epoch", pair, lambda line: 100 * line["val_accuracy"])
-        _compare(name, how, "loss, last epoch", pair, lambda line: line["val_loss"])
+    paths = dict.fromkeys(line["how"] for line in lines if line["how"] != ComputePath.PLAIN)
+    for name, path in product(RECIPES, paths):
+        pair = [line for line in lines if line["recipe"] == name and line["how"] in (path, ComputePath.PLAIN)]
         curves = [line for line in pair if "val_accuracies" in line]
-        _compare(
-            name, how, f"accuracy, last {LATE}", curves, lambda n: 100 * mean(n["val_accuracies"][-LATE:])
+        _print_comparison((name, path, "accuracy, last epoch"), pair, lambda line: 100 * line["val_accuracy"])
+        _print_comparison((name, path, "loss, last epoch"), pair, lambda line: line["val_loss"])
+        last = f"accuracy, last {LAST_EPOCHS}"
+        _print_comparison(
+            (name, path, last), curves, lambda n: 100 * mean(n["val_accuracies"][-LAST_EPOCHS:])
         )
 
 
-def _compare(
-    name: str,
-    how: str,
-    what: str,
-    lines: Sequence[dict[str, Any]],
-    reading: Callable[[dict[str, Any]], float],
+def _print_comparison(
+    labels: tuple[str, str, str], lines: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]
 ) -> None:
-    of = {
-        each: {line["seed"]: reading(line) for line in lines if line["how"] == each}
-        for each in (how, How.FP32)
-    }
-    both = sorted(of[how].keys() & of[How.FP32].keys())
-    if len(both) < 2:
+    """Print one row for the seeds that both paths were trained with, if there are at least two."""
+    other, plain = (
+        {line["seed"]: value(line) for line in lines if line["how"] == path}
+        for path in (labels[1], ComputePath.PLAIN)
+    )
+    seeds = sorted(other.keys() & plain.keys())
+    if len(seeds) < 2:
         return
-    ours, plain = ([of[each][seed] for seed in both] for each in (how, How.FP32))
-    error = ((stdev(ours) ** 2 + stdev(plain) ** 2) / len(both)) ** 0.5
-    digits = 3 if mean(plain) > 1 else 5
-    means = " | ".join(f"{mean(values):.{digits}f} ({stdev(values):.{digits}f})" for values in (ours, plain))
+    a, b = ([values[seed] for seed in seeds] for values in (other, plain))
+    error = ((stdev(a) ** 2 + stdev(b) ** 2) / len(seeds)) ** 0.5
+    digits = 3 if mean(b) > 1 else 5
+    means = " | ".join(f"{mean(values):.{digits}f} ({stdev(values):.{digits}f})" for values in (a, b))
     typer.echo(
-        f"| {name} | {how} | {what} | {len(both)} | {means} | {mean(ours) - mean(plain):+.{digits}f} | "
-        f"{error:.{digits}f} |"
+        f"| {' | '.join(labels)} | {len(seeds)} | {means} | {mean(a) - mean(b):+.{digits}f} | {error:.{digits}f} |"
     )
 
 
 if __name__ == "__main__":
-    verbs(train, report)
+    jsonl.run_commands(train, report)

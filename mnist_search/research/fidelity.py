@@ -1,9 +1,8 @@
-"""How well an early look at a training foretells its end; the evidence behind the default pruner.
+"""Measure how well early metrics predict the final accuracy; the evidence behind the default pruner.
 
-Random networks that fill the budget are trained to their end with two seeds. On the way they are
-judged after every epoch, early also with averaged weights; and each is trained again on short
-schedules of its own that end at zero. Run one part a core, as often as it takes: what is in the
-file already is not trained again.
+Random networks, scaled to the budget, are trained with two seeds. They are evaluated after every
+epoch, and after early epochs also with averaged weights. Each is trained again on complete short
+schedules. Run one process per core; results in the file are not computed again.
 
     python -m mnist_search.research.fidelity train FILE.jsonl --part 0 --parts 2
     python -m mnist_search.research.fidelity report FILE.jsonl
@@ -11,7 +10,8 @@ file already is not trained again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,56 +22,60 @@ from scipy.stats import spearmanr
 from experiments import StudyConfig
 from mnist_search.data import mnist
 from mnist_search.data.dataset import Split, load_split
-from mnist_search.research.jsonl import DataOption, DeviceOption, PartOption, PartsOption, append, read, verbs
+from mnist_search.research import jsonl
 from mnist_search.search.samplers import derive_seed, sampler_for_trial
-from mnist_search.training.device import resolve_device, select_compute_mode, use_one_thread
+from mnist_search.training.device import resolve_device, select_compute_mode
 from mnist_search.training.ema import ExponentialMovingAverage
-from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, evaluate, fit
+from mnist_search.training.evaluate import evaluate
+from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, fit
 from mnist_search.training.model import build
 from search_space import SearchSpace
+from search_space.space import Params
 
-BUDGET, EPOCHS, BASELINES = 8000, 15, (0, 1)
-LOOKS = (1, 2, 3, 5)
-"""Epochs after which averaged weights are judged as well."""
+BUDGET, EPOCHS, SEEDS = 8000, 15, (0, 1)
 
-SHORT = (1, 2, 3)
+EVALUATED_EPOCHS = (1, 2, 3, 5)
+"""Epochs after which averaged weights are evaluated."""
+
+SHORT_SCHEDULES = (1, 2, 3)
 """Epochs of the short schedules."""
 
 EMA_DECAY = 0.99
-"""Per step; the average is taken every 25 steps with a decay to match."""
+"""Per step; the average is updated every 25 steps with a decay to match."""
+
+SIGNS = {"val_accuracy": 1, "val_loss": -1}
 
 
 def train(
     out: Path,
     configurations: Annotated[int, typer.Option(min=1)] = 40,
-    train_images: Annotated[int, typer.Option(min=1000, help="The same for a whole file.")] = 50_000,
-    part: PartOption = 0,
-    parts: PartsOption = 1,
-    data_dir: DataOption = None,
-    device: DeviceOption = "auto",
+    train_images: Annotated[int, typer.Option(min=1000, help="One number per file.")] = 50_000,
+    part: jsonl.PartOption = 0,
+    parts: jsonl.PartsOption = 1,
+    data_dir: jsonl.DataOption = None,
+    device: jsonl.DeviceOption = "auto",
 ) -> None:
-    """Train this part of the configurations, a line of JSON for each training."""
-    use_one_thread()
-    data = load_split(mnist.find(data_dir), train_images, 10_000, 0, resolve_device(device))
-    known = {(line["configuration"], line["kind"], line["seed"]) for line in read(out)}
+    """Train one part of the configurations; writes a JSON line per training."""
+    jsonl.run_part(out, _tasks(configurations, train_images, data_dir, device), part, parts)
+
+
+def _tasks(
+    configurations: int, train_images: int, data_dir: Path | None, device: str
+) -> Iterator[jsonl.Task]:
+    data = load_split(mnist.resolve_data_dir(data_dir), train_images, 10_000, 0, resolve_device(device))
     for number, params in enumerate(_random_params(configurations)):
-        if number % parts != part:
-            continue
         for kind, epochs, seed in _trainings():
-            if (number, kind, seed) not in known:
-                line = {"configuration": number, "kind": kind, "seed": seed, "params": params}
-                line |= _final_training(params, epochs, seed, data)
-                append(out, line)
+            key = {"configuration": number, "kind": kind, "seed": seed}
+            yield key, partial(_train, params, epochs, seed, data)
 
 
 def _trainings() -> Iterator[tuple[str, int, int]]:
-    yield from (("full", EPOCHS, seed) for seed in BASELINES)
-    yield from ((f"short-{epochs}", epochs, BASELINES[0]) for epochs in SHORT)
+    yield from (("full", EPOCHS, seed) for seed in SEEDS)
+    yield from ((f"short-{epochs}", epochs, SEEDS[0]) for epochs in SHORT_SCHEDULES)
 
 
-def _random_params(configurations: int) -> Iterator[dict[str, Any]]:
-    """Random proposals as a study makes them, filled and within the budget."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def _random_params(configurations: int) -> Iterator[Params]:
+    """Random proposals of a study, scaled to the budget."""
     study_config = StudyConfig(budget=BUDGET, space=SearchSpace.for_budget(BUDGET), sampler="random")
     study = optuna.create_study()
     for number in range(configurations):
@@ -81,30 +85,32 @@ def _random_params(configurations: int) -> Iterator[dict[str, Any]]:
         yield trial.params
 
 
-def _final_training(params: dict[str, Any], epochs: int, seed: int, data: Split) -> dict[str, Any]:
+def _train(params: Params, epochs: int, seed: int, data: Split) -> dict[str, Any]:
     device = data.train.images.device
     compute_mode = select_compute_mode(device)
     config = SearchSpace.for_budget(BUDGET, epochs=epochs).decode(params)
-    network_seed = derive_seed(seed, 7)
-    network = build(config.architecture, network_seed).to(device).to(memory_format=compute_mode.memory_format)
+    training_seed = derive_seed(seed, 7)
+    network = build(config.architecture, training_seed).to(device)
+    network = network.to(memory_format=compute_mode.memory_format)
     average = ExponentialMovingAverage(network, EMA_DECAY**STEPS_BETWEEN_CHECKS)
     curve: list[dict[str, float | None]] = []
     averaged: dict[int, dict[str, float]] = {}
     diverged = None
     try:
-        for record in fit(
-            network, data.train, data.val, config.training, seed=network_seed, compute_mode=compute_mode,
+        for epoch in fit(
+            network, data.train, data.val, config.training, seed=training_seed, compute_mode=compute_mode,
             checkpoint=lambda: average.update(network),
         ):  # fmt: skip
             curve.append(
-                {"val_accuracy": record.val_accuracy, "val_loss": record.val_loss, "seconds": record.seconds}
+                {"val_accuracy": epoch.val_accuracy, "val_loss": epoch.val_loss, "seconds": epoch.seconds}
             )
-            if record.epoch in LOOKS:
-                judged = evaluate(average.module, data.val)
-                averaged[record.epoch] = {"val_accuracy": judged.accuracy, "val_loss": judged.loss}
+            if epoch.epoch in EVALUATED_EPOCHS:
+                evaluation = evaluate(average.module, data.val)
+                averaged[epoch.epoch] = {"val_accuracy": evaluation.accuracy, "val_loss": evaluation.loss}
     except Diverged as error:
         diverged = str(error)
     return {
+        "genes": params,  # the key of the files in experiments/measured
         "num_params": config.architecture.num_params(),
         "curve": curve,
         "averaged": averaged,
@@ -113,65 +119,63 @@ def _final_training(params: dict[str, Any], epochs: int, seed: int, data: Split)
 
 
 def report(out: Path) -> None:
-    """Print the rank correlation of every early reading with the accuracy at the end."""
-    done = complete(read(out))
-    ends = [
-        {n: kinds["full"][seed]["curve"][-1]["val_accuracy"] for n, kinds in done.items()}
-        for seed in BASELINES
+    """Print the rank correlation of every early metric with the final accuracy."""
+    trainings = complete(jsonl.read(out))
+    numbers = list(trainings)
+    final = [
+        {n: kinds["full"][seed]["curve"][-1]["val_accuracy"] for n, kinds in trainings.items()}
+        for seed in SEEDS
     ]
-    mean = {n: sum(end[n] for end in ends) / len(ends) for n in done}
+    mean = {n: sum(accuracy[n] for accuracy in final) / len(final) for n in numbers}
     better = sorted(mean, key=mean.__getitem__)[len(mean) // 2 :]
     typer.echo(
-        f"{len(done)} configurations, {EPOCHS} epochs. Spearman's rho of a reading in the first seed's "
-        f"training with the end: the mean of {len(BASELINES)} seeds, the same among the better half, and the "
-        "second seed alone."
+        f"{len(numbers)} configurations, {EPOCHS} epochs. Spearman's rho of a metric in the training of the "
+        f"first seed with the final accuracy: mean of {len(SEEDS)} seeds, the same for the better half of the "
+        "configurations, and the second seed."
     )
-    typer.echo("| reading | epochs | mean | better half | second seed |\n|---|--:|--:|--:|--:|")
-    for name, cost, reading in _readings(done):
-        rhos = (
-            _rho(reading, mean, list(done)),
-            _rho(reading, mean, better),
-            _rho(reading, ends[1], list(done)),
-        )
-        typer.echo(f"| {name} | {cost} | " + " | ".join(f"{rho:.2f}" for rho in rhos) + " |")
+    typer.echo("| metric | epochs | mean | better half | second seed |\n|---|--:|--:|--:|--:|")
+    for name, epochs, values in _early_metrics(trainings):
+        rhos = (_rho(values, mean, numbers), _rho(values, mean, better), _rho(values, final[1], numbers))
+        typer.echo(f"| {name} | {epochs} | " + " | ".join(f"{rho:.2f}" for rho in rhos) + " |")
 
 
-def _rho(readings: dict[int, float], final: dict[int, float], among: list[int]) -> float:
-    found = spearmanr([readings[n] for n in among], [final[n] for n in among])
-    return float(found.statistic)
+def _rho(values: Mapping[int, float], final: Mapping[int, float], numbers: list[int]) -> float:
+    return float(spearmanr([values[n] for n in numbers], [final[n] for n in numbers]).statistic)
 
 
 def complete(lines: list[dict[str, Any]]) -> dict[int, dict[str, list[dict[str, Any]]]]:
-    """Trainings by configuration and kind, of configurations that have them all and never diverged."""
-    done: dict[int, dict[str, list[dict[str, Any]]]] = {}
+    """Trainings by configuration and kind, without incomplete and diverged configurations."""
+    trainings: dict[int, dict[str, list[dict[str, Any]]]] = {}
     for line in lines:
-        done.setdefault(line["configuration"], {}).setdefault(line["kind"], []).append(line)
-    wanted = len(list(_trainings()))
+        trainings.setdefault(line["configuration"], {}).setdefault(line["kind"], []).append(line)
+    required = len(list(_trainings()))
     return {
         number: kinds
-        for number, kinds in sorted(done.items())
-        if sum(map(len, kinds.values())) == wanted
-        and not any(line["diverged"] for lines_of in kinds.values() for line in lines_of)
+        for number, kinds in sorted(trainings.items())
+        if sum(map(len, kinds.values())) == required
+        and not any(line["diverged"] for lines_of_kind in kinds.values() for line in lines_of_kind)
     }
 
 
-def _readings(
-    done: dict[int, dict[str, list[dict[str, Any]]]],
+def _early_metrics(
+    trainings: Mapping[int, Mapping[str, list[dict[str, Any]]]],
 ) -> Iterator[tuple[str, int, dict[int, float]]]:
-    """Every early reading of the first seed's training: name, epochs, value by configuration."""
-    for look in LOOKS:
-        for metric, sign in (("val_accuracy", 1), ("val_loss", -1)):
-            raw = {n: sign * kinds["full"][0]["curve"][look - 1][metric] for n, kinds in done.items()}
-            yield f"{metric}, raw, after epoch {look}", look, raw
-            mean = {n: sign * kinds["full"][0]["averaged"][str(look)][metric] for n, kinds in done.items()}
-            yield f"{metric}, averaged, after epoch {look}", look, mean
-    for epochs in SHORT:
-        for metric, sign in (("val_accuracy", 1), ("val_loss", -1)):
-            short = {n: sign * kinds[f"short-{epochs}"][0]["curve"][-1][metric] for n, kinds in done.items()}
-            yield f"{metric}, whole schedule of {epochs}", epochs, short
-    end = {n: kinds["full"][0]["curve"][-1]["val_accuracy"] for n, kinds in done.items()}
-    yield "val_accuracy, at the end", EPOCHS, end
+    """Every early metric of the first seed's trainings: name, epochs, value by configuration."""
+    full = {n: kinds["full"][0] for n, kinds in trainings.items()}
+    for epoch in EVALUATED_EPOCHS:
+        for metric, sign in SIGNS.items():
+            raw = {n: sign * training["curve"][epoch - 1][metric] for n, training in full.items()}
+            yield f"{metric}, raw, after epoch {epoch}", epoch, raw
+            averaged = {n: sign * training["averaged"][str(epoch)][metric] for n, training in full.items()}
+            yield f"{metric}, averaged, after epoch {epoch}", epoch, averaged
+    for epochs in SHORT_SCHEDULES:
+        for metric, sign in SIGNS.items():
+            short = {n: kinds[f"short-{epochs}"][0]["curve"][-1] for n, kinds in trainings.items()}
+            values = {n: sign * end[metric] for n, end in short.items()}
+            yield f"{metric}, complete schedule of {epochs}", epochs, values
+    final = {n: training["curve"][-1]["val_accuracy"] for n, training in full.items()}
+    yield "val_accuracy, at the end", EPOCHS, final
 
 
 if __name__ == "__main__":
-    verbs(train, report)
+    jsonl.run_commands(train, report)

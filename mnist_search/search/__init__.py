@@ -1,1 +1,1 @@
-"""What to train next."""
+"""Proposing and pruning trials; knows Optuna."""

@@ -1,4 +1,4 @@
-"""The second line of defence of the budget: what arrives over it never trains."""
+"""Optuna's pruners, wrapped so that a trial over the parameter budget is never trained."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ PRUNERS: Mapping[str, Callable[[int], BasePruner]] = {
     "hyperband": lambda epochs: HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3),
     "none": lambda _: NopPruner(),
 }
-"""Optuna's pruners by name, made for a number of epochs.
+"""Factories of Optuna's pruners, by name; they take the epochs of a full training.
 
-Under Hyperband every trial belongs to a bracket, but the sampler learns from all brackets:
-Optuna only shows a sampler its bracket where the study's own pruner is Hyperband.
+Hyperband assigns trials to brackets, but here the sampler learns from all of them: Optuna filters
+trials by bracket only if the study's pruner is a HyperbandPruner itself.
 """
 
 
 def warmup(epochs: int) -> int:
-    """Epochs that every trial gets: schedules that start slowly would be killed before."""
+    """Epochs before a trial can be pruned, so that schedules with a slow start are not disadvantaged."""
     return max(1, epochs // 3)
 
 
 class ParameterBudgetPruner(BasePruner):
-    """Prunes whatever is over the parameter budget, and leaves the rest to another pruner.
+    """Prunes trials over the parameter budget, and otherwise defers to the wrapped pruner.
 
-    Unlike a score pruner it answers before the first report.
+    It works before the first report, for trials that were enqueued, edited or resumed.
     """
 
     def __init__(self, pruner: BasePruner, budget: ParameterBudget) -> None:
@@ -49,22 +49,22 @@ class ParameterBudgetPruner(BasePruner):
         self._budget = budget
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial must end here."""
+        """Whether to prune the trial."""
         return not self._budget.fits(trial.params) or self._pruner.prune(study, trial)
 
 
 def check_pruner(name: str) -> None:
-    """Refuse a pruner that does not exist.
+    """Check that a pruner exists.
 
     Raises:
-        UsageError: with the names that do.
+        UsageError: with the available names.
     """
     if name not in PRUNERS:
         raise UsageError(f"no pruner {name!r}; --pruner takes {', '.join(PRUNERS)}")
 
 
 def pruner_for(study_config: StudyConfig) -> ParameterBudgetPruner:
-    """The pruner of a study."""
+    """Create the pruner of a study."""
     check_pruner(study_config.pruner)
     score_pruner = PRUNERS[study_config.pruner](study_config.space.epochs)
     return ParameterBudgetPruner(score_pruner, study_config.parameter_budget)

@@ -1,21 +1,16 @@
-"""The first line of defence of the budget: proposals that do not fit are drawn again."""
+"""Optuna's samplers, wrapped so that every proposal is within the parameter budget."""
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import (
-    BaseSampler,
-    CmaEsSampler,
-    GPSampler,
-    NSGAIISampler,
-    QMCSampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -23,50 +18,82 @@ from experiments import StudyConfig
 from mnist_search.errors import UsageError
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True),
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
     "random": lambda seed: RandomSampler(seed=seed),
     "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
-    "cmaes": lambda seed: CmaEsSampler(seed=seed, warn_independent_sampling=False),
-    "qmc": lambda seed: QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
-    "nsgaii": lambda seed: NSGAIISampler(seed=seed),
 }
-"""Optuna's samplers that can search this space, made from a seed.
-
-CMA-ES and QMC propose the numeric params; the categorical ones are drawn independently.
-"""
+"""Factories of Optuna's samplers, by name; they take a seed."""
 
 UNSUPPORTED = {
     "grid": "a grid over this space has more than 10^13 cells",
     "bruteforce": "the space has more than 10^13 configurations",
-    "nsgaiii": "it is made for several objectives and a study here has one",
-    "auto": "it fetches its code from the network at run time",
+    "nsgaiii": "it is for several objectives and a study has one",
+    "auto": "it downloads its code at run time",
+    "cmaes": "version 0.2.0 removed it, because it does not model categorical params",
+    "qmc": "version 0.2.0 removed it, because it does not learn from trials",
+    "nsgaii": "version 0.2.0 removed it, because it is for several objectives and a study has one",
 }
 
 FULLY_RELATIVE = {"tpe"}
-"""Samplers that model every param; to read that off 500 trials takes as long as to propose."""
+"""Samplers that model every param; inferring that from 500 trials takes as long as a proposal."""
 
-MAX_DRAWS = {"gp"}
-"""Samplers that take about a second for a proposal."""
+MAX_DRAWS = {"gp": 4}
+"""Fewer draws for a sampler that takes about a second for a proposal."""
+
+
+class _BufferedStorage:
+    """Buffers the system attributes that a sampler writes to its trial; delegates everything else."""
+
+    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
+        self._storage = storage
+        self._trial_id = trial_id
+        self.attributes: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        assert trial_id == self._trial_id
+        self.attributes[key] = value
+
+    def flush(self, params: Mapping[str, Any]) -> None:
+        """Write the attributes, with these params as the joint proposal."""
+        for key, value in self.attributes.items():
+            text = value
+            if ":relative_params:" in key:  # JSON in parts ":0", ":1", ...; an empty part ends it
+                text = json.dumps(params) if key.endswith(":0") else ""
+            self._storage.set_trial_system_attr(self._trial_id, key, text)
+
+    def get_all_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        trials = list(self._storage.get_all_trials(*args, **kwargs))
+        for index, trial in enumerate(trials):
+            if trial._trial_id == self._trial_id:
+                trials[index] = copy.copy(trial)
+                trials[index].system_attrs = trial.system_attrs | self.attributes
+        return trials
 
 
 class BudgetSampler(BaseSampler):
-    """Wraps a sampler and draws again until the whole configuration fits.
+    """Wraps a sampler and draws until the whole configuration fits.
 
-    It completes what the wrapped sampler proposes jointly by independent draws, so that every
-    proposal can be judged before any of it reaches the trial. Params that a trial already has,
-    enqueued or left by an interrupted worker, are kept.
+    Params that the wrapped sampler does not propose jointly are drawn independently, so that a
+    configuration is complete before the trial gets any param. Params that a trial already has,
+    enqueued or from an interrupted attempt, are kept.
+
+    Optuna's samplers share a joint proposal with other workers by writing it to the trial. Here only
+    the proposal that is used is written.
 
     Args:
-        sampler: what proposes.
-        space: every param that the judgement needs.
-        fits: judges a full set of params.
-        joint: what the wrapped sampler models jointly; by default it finds out from the trials.
-        adjust: changes every proposal before it is judged, such as filling the budget.
-        repair: makes a proposal fit when ``max_draws`` in a row did not.
-        max_draws: proposals of the wrapped sampler before ``repair`` takes over.
+        sampler: the wrapped sampler.
+        space: every param that ``fits`` needs.
+        fits: whether a full set of params is accepted.
+        joint: params that the wrapped sampler models jointly; inferred from the trials by default.
+        adjust: changes every proposal before ``fits``, such as scaling it to the budget.
+        repair: makes a proposal fit after ``max_draws`` rejections.
+        max_draws: proposals of the wrapped sampler before ``repair`` is applied.
 
     Attributes:
-        rejected: proposals refused for the trial that was sampled last.
+        rejected: number of proposals rejected for the last trial.
     """
 
     def __init__(
@@ -94,7 +121,7 @@ class BudgetSampler(BaseSampler):
         return f"BudgetSampler({self._sampler})"
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What the wrapped sampler models jointly and every other param of the space."""
+        """Params that the wrapped sampler models jointly, and all others of the space."""
         joint = self._joint
         if joint is None:
             joint = self._sampler.infer_relative_search_space(study, trial)
@@ -104,19 +131,27 @@ class BudgetSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A configuration that fits."""
+        """Draw a configuration that fits."""
         self.rejected = 0
-        known = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if self._space and self._space.keys() <= known.keys():
+        fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if self._space and self._space.keys() <= fixed.keys():
             return {}
         joint = {n: d for n, d in search_space.items() if n not in self._independent}
+        buffer = _BufferedStorage(study._storage, trial._trial_id)
+        params = self._draw_until_fits(_with_storage(study, buffer), trial, joint, fixed)
+        buffer.flush(params)
+        return params
+
+    def _draw_until_fits(
+        self, study: Study, trial: FrozenTrial, joint: dict[str, BaseDistribution], fixed: dict[str, Any]
+    ) -> dict[str, Any]:
         for _ in range(self._max_draws):
-            params = self._propose(study, trial, joint) | known
-            adjusted = self._adjust(params) | known
+            params = self._propose(study, trial, joint) | fixed
+            adjusted = self._adjust(params) | fixed
             if self._fits(adjusted):
                 return adjusted
             self.rejected += 1
-        return self._repair(params) | known
+        return self._repair(params) | fixed
 
     def _propose(
         self, study: Study, trial: FrozenTrial, joint: dict[str, BaseDistribution]
@@ -128,13 +163,9 @@ class BudgetSampler(BaseSampler):
         return params
 
     def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A parameter outside the space, as the wrapped sampler draws it."""
+        """Draw a param outside the space with the wrapped sampler."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def reseed_rng(self) -> None:
@@ -142,52 +173,60 @@ class BudgetSampler(BaseSampler):
         self._sampler.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tell the wrapped sampler."""
+        """Call the wrapped sampler."""
         self._sampler.before_trial(study, trial)
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Tell the wrapped sampler."""
+        """Call the wrapped sampler."""
         self._sampler.after_trial(study, trial, state, values)
 
 
+def _with_storage(study: Study, storage: _BufferedStorage) -> Study:
+    """A shallow copy of the study with another storage and the same cache of trials."""
+    view = copy.copy(study)
+    view._storage = cast("BaseStorage", storage)
+    view._thread_local = study._thread_local
+    return view
+
+
 def check_sampler(name: str) -> None:
-    """Refuse a sampler that does not exist or cannot search this space.
+    """Check that a sampler exists and can search this space.
 
     Raises:
         UsageError: with the reason.
     """
     if name in UNSUPPORTED:
-        raise UsageError(f"--sampler {name} cannot be used: {UNSUPPORTED[name]}; try --sampler tpe")
+        raise UsageError(
+            f"sampler {name} cannot be used: {UNSUPPORTED[name]}; start a study with --sampler tpe"
+        )
     if name not in SAMPLERS:
         raise UsageError(f"no sampler {name!r}; --sampler takes {', '.join(SAMPLERS)}")
 
 
 def sampler_for_trial(study_config: StudyConfig, number: int) -> BudgetSampler:
-    """The sampler of one trial.
+    """Create the sampler of one trial.
 
-    Each trial has a sampler of its own, seeded by the study's seed and the trial's number, so
-    that a study that was interrupted makes the proposals of one that was not. What a sampler
-    learns it reads from the store, and from ``known``, the trials of smaller budgets, if it is
-    TPE: others keep notes on their trials. QMC keeps one seed: its points form one sequence.
+    It is seeded by the study's seed and the trial's number, so that an interrupted study makes the
+    same proposals as an uninterrupted one. Samplers read all that they learn from the store.
     """
     check_sampler(study_config.sampler)
     name, budget = study_config.sampler, study_config.parameter_budget
     params = study_config.space.distributions
     return BudgetSampler(
-        SAMPLERS[name](study_config.seed if name == "qmc" else derive_seed(study_config.seed, number)),
+        SAMPLERS[name](derive_seed(study_config.seed, number)),
         params,
         budget.fits,
         joint=dict(sorted(params.items())) if name in FULLY_RELATIVE else None,
-        adjust=budget.fill if study_config.fill else dict,
-        repair=budget.fill,
-        max_draws=4 if name in MAX_DRAWS else 100,
+        adjust=budget.scale_to_budget if study_config.fill else dict,
+        repair=budget.scale_to_budget,
+        max_draws=MAX_DRAWS.get(name, 100),
     )
 
 
 def derive_seed(*entropy: int) -> int:
-    """A 32-bit seed from numbers, such that neighbours give unrelated streams."""
+    """Derive a 32-bit seed from numbers; neighbouring numbers give unrelated streams."""
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 

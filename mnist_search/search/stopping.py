@@ -1,4 +1,4 @@
-"""StopConditions that end a study before it is full."""
+"""Conditions that stop a study before it has all of its trials."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mnist_search.records import StudyRecord, TrialRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopConditions:
-    """When to stop early; None is no limit.
+    """When to stop early; None disables a condition.
 
     Attributes:
-        timeout: seconds that one command may run.
-        trial_timeout: seconds that one trial may train.
-        target_accuracy: validation accuracy that is good enough, a fraction.
-        patience: trials without a better best.
+        timeout: maximum duration of one command, in seconds.
+        trial_timeout: maximum duration of one trial, in seconds.
+        target_accuracy: validation accuracy at which to stop, a fraction.
+        patience: number of trials without an improvement of the best.
     """
 
     timeout: float | None = None
@@ -24,18 +24,18 @@ class StopConditions:
     patience: int | None = None
 
     def reached(self, record: StudyRecord) -> str | None:
-        """Why the study needs no further trial; None while it does."""
+        """Reason to stop; None to continue."""
         best = record.best
         if best is None:
             return None
         if self.target_accuracy is not None and (best.val_accuracy or 0.0) >= self.target_accuracy:
-            return f"trial {best.number} reached the target of {self.target_accuracy:.4f}"
+            return f"trial {best.number} reached the target accuracy of {self.target_accuracy:.4f}"
         if self.patience is not None:
-            since = len([t for t in record.done if _later(t, best)])
-            if since >= self.patience:
-                return f"{since} trials in a row were no better than trial {best.number}"
+            since_best = sum(_is_later(trial, best) for trial in record.done)
+            if since_best >= self.patience:
+                return f"no improvement in {since_best} trials since trial {best.number}"
         return None
 
 
-def _later(trial: TrialRecord, best: TrialRecord) -> bool:
+def _is_later(trial: TrialRecord, best: TrialRecord) -> bool:
     return bool(trial.completed and best.completed and trial.completed > best.completed)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.trial import Trial
 
 from experiments import StudyConfig
-from mnist_search.errors import StudyConflict, UsageError
+from mnist_search.errors import NotFound, StudyConflict, UsageError
 from mnist_search.records import StudyRecord
-from mnist_search.search.pruners import pruner_for
-from mnist_search.search.samplers import sampler_for_trial
+from mnist_search.search.pruners import check_pruner, pruner_for
+from mnist_search.search.samplers import check_sampler, sampler_for_trial
 from mnist_search.storage import studies
 from mnist_search.storage.database import Store
 from mnist_search.storage.queue import Claim, TrialQueue
 from mnist_search.storage.studies import CONFIG_ATTR, N_TRIALS_ATTR, UID_ATTR
+from search_space import Architecture, SearchSpace
+
+DEFAULT_TRIALS = 50
+"""Trained trials of a new study."""
 
 
 class SearchStudy:
@@ -49,8 +54,16 @@ class SearchStudy:
         return cls(store, studies.load(store, name))
 
     @classmethod
-    def open_or_create(cls, store: Store, name: str, config: StudyConfig, n_trials: int) -> SearchStudy:
+    def open_or_create(
+        cls, store: Store, name: str, config: StudyConfig, n_trials: int | None
+    ) -> SearchStudy:
         """Open the study of this name, created if it does not exist.
+
+        Args:
+            store: open for writing.
+            name: of the study.
+            config: checked against the stored one.
+            n_trials: trained trials asked for; None for the stored number, or the default.
 
         Raises:
             StudyConflict: the study has another StudyConfig.
@@ -62,11 +75,11 @@ class SearchStudy:
                 study = optuna.create_study(study_name=name, storage=store.storage, direction="maximize")
             if CONFIG_ATTR not in study.user_attrs and not study.trials:
                 study.set_user_attr(UID_ATTR, uuid.uuid4().hex)
-                study.set_user_attr(N_TRIALS_ATTR, n_trials)
+                study.set_user_attr(N_TRIALS_ATTR, n_trials or DEFAULT_TRIALS)
                 study.set_user_attr(CONFIG_ATTR, config.to_json())  # last: it marks a complete study
             search_study = cls(store, study)
             search_study.check_same_config(config)
-            search_study.raise_n_trials(n_trials)
+            search_study.raise_n_trials(n_trials or 0)
             return search_study
 
     def check_same_config(self, config: StudyConfig) -> None:
@@ -132,3 +145,52 @@ class SearchStudy:
         self.config.space.suggest(trial)
         if sampler.rejected:
             trial.set_user_attr("rejected", sampler.rejected)
+
+
+def resolve_config(url: str, name: str, budget: int, options: Mapping[str, Any]) -> StudyConfig:
+    """The StudyConfig that a command asks for.
+
+    Options that are not given, or None, take the values of the stored study, so that a new default
+    never refuses an older study. A new study takes the defaults.
+
+    Args:
+        url: storage URL; the store need not exist.
+        name: of the study.
+        budget: most learned parameters of a network.
+        options: fields of StudyConfig and of its SearchSpace.
+
+    Raises:
+        ValueError: a value is out of range, or no network of the space is within the budget.
+        UsageError: no such sampler or pruner.
+        UnusableConfiguration: mnist-search did not create the study.
+    """
+    given = {option: value for option, value in options.items() if value is not None}
+    bounds = {option: given.pop(option) for option in ("depth", "width", "epochs") if option in given}
+    stored = _stored_config(url, name)
+    if stored is None:
+        config = StudyConfig(budget=budget, space=SearchSpace.for_budget(budget, **bounds), **given)
+    else:
+        config = replace(stored, budget=budget, space=replace(stored.space, **bounds), **given)
+    check_sampler(config.sampler)
+    check_pruner(config.pruner)
+    return config
+
+
+def _stored_config(url: str, name: str) -> StudyConfig | None:
+    try:
+        study = studies.load(Store.open(url), name)
+    except NotFound:
+        return None
+    if CONFIG_ATTR not in study.user_attrs and not study.trials:
+        return None  # its creation was interrupted
+    return studies.stored_config(study)
+
+
+def first_proposals(config: StudyConfig, count: int) -> list[Architecture]:
+    """The architectures that a new study of this configuration would try first."""
+    study = optuna.create_study(direction="maximize")
+    proposals = []
+    for number in range(count):
+        study.sampler = sampler_for_trial(config, number)
+        proposals.append(config.space.suggest(study.ask()).architecture)
+    return proposals

@@ -1,4 +1,4 @@
-"""Trials that are put first: what is known to be good already."""
+"""Warm start: enqueue baselines, templates or the best trials of a smaller budget."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import TrialState
 
 from experiments import BASELINES, StudyConfig, defaults
+from mnist_search.errors import NotFound
 from mnist_search.records import StudyRecord
 from mnist_search.search.study import SearchStudy
 
-CARRIED_UP = 3
-"""How many networks of a smaller budget a larger one begins with."""
+NUM_TRANSFERRED = 3
+"""Number of trials of a smaller budget that a study of a larger one starts with."""
 
 
 def enqueue_baselines(search_study: SearchStudy) -> list[str]:
-    """Put the seeds that fit first, as near as the space comes to them; names of those that fit.
+    """Enqueue the baselines within the budget, projected to the space, each once.
 
-    A seed that was put there before is not put there again.
+    Returns:
+        The names of the baselines within the budget.
     """
-    fitting = {
-        name: params
-        for name, recipe in BASELINES.items()
-        if recipe.params
-        for params in [project_to_space(search_study.config, recipe.params)]
-        if search_study.config.parameter_budget.fits(params)
-    }
-    for params in fitting.values():
-        search_study.enqueue(params)
-    return list(fitting)
+    config = search_study.config
+    points = {name: project_to_space(config, r.params) for name, r in BASELINES.items() if r.params}
+    names = [name for name, params in points.items() if config.parameter_budget.fits(params)]
+    for name in names:
+        search_study.enqueue(points[name])
+    return names
 
 
 def enqueue_templates(search_study: SearchStudy) -> None:
-    """Have a new study begin with known plans, as far as there are slots.
+    """Enqueue the known templates in a new study, at most one per slot, each once.
 
-    None is put there twice, and none in a study that has begun.
+    A study with started trials is left unchanged.
     """
     if any(trial.state != TrialState.WAITING for trial in search_study.study.get_trials(deepcopy=False)):
         return
@@ -46,26 +44,26 @@ def enqueue_templates(search_study: SearchStudy) -> None:
 
 
 def known_templates(study_config: StudyConfig) -> list[dict[str, Any]]:
-    """The plan of the best published networks and the seeds', filled, with our own training."""
-    plans = [defaults.TEMPLATE, *(recipe.params for recipe in BASELINES.values() if recipe.params)]
-    return [scaled_to_budget(study_config, {**plan, **defaults.TRAINING_PARAMS}) for plan in plans]
+    """The default template and the baselines' architectures, scaled to the budget, with default training."""
+    templates = [defaults.TEMPLATE, *(recipe.params for recipe in BASELINES.values() if recipe.params)]
+    return [scaled_to_budget(study_config, {**params, **defaults.TRAINING_PARAMS}) for params in templates]
 
 
 def enqueue_best(search_study: SearchStudy, smaller: StudyRecord) -> None:
-    """Put the best of a smaller budget first, scaled to fill this one; propose by all it has learned."""
-    for trial in smaller.ranked[:CARRIED_UP]:
+    """Enqueue the best trials of a smaller budget, scaled to this one."""
+    for trial in smaller.ranked[:NUM_TRANSFERRED]:
         search_study.enqueue(scaled_to_budget(search_study.config, trial.params))
 
 
 def scaled_to_budget(study_config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The given params with widths of the same proportions that fill the budget."""
-    # Bounds are kept by the filling: clipped to them before, wide plans would lose their shape.
-    shape = {name: params[name] for name in study_config.space.width_params if name in params}
-    return study_config.parameter_budget.fill(project_to_space(study_config, params) | shape)
+    """Project the params to the space and scale their widths to the budget."""
+    # Unclipped widths: scaling respects the bounds, and clipping first would change the proportions.
+    widths = {name: params[name] for name in study_config.space.width_params if name in params}
+    return study_config.parameter_budget.scale_to_budget(project_to_space(study_config, params) | widths)
 
 
 def project_to_space(study_config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A full set of params of this space, as near to the given ones as its bounds allow."""
+    """A full set of params of the space, the nearest to the given ones."""
     return {
         name: _clip(param, params[name]) if name in params else _default_value(param)
         for name, param in study_config.space.distributions.items()
@@ -79,7 +77,33 @@ def _clip(param: BaseDistribution, value: Any) -> Any:
 
 
 def _default_value(param: BaseDistribution) -> Any:
-    """What a param is that nobody chose: as little as there is of it, or the first choice."""
+    """The lower bound, or the first choice."""
     if isinstance(param, IntDistribution | FloatDistribution):
         return param.low
     return param.to_external_repr(0)
+
+
+def baseline_params(name: str) -> Mapping[str, Any]:
+    """Params of the point of the search space next to a baseline.
+
+    Raises:
+        NotFound: no baseline of that name, or none with such a point.
+    """
+    params = {name: recipe.params for name, recipe in BASELINES.items() if recipe.params}
+    if name not in params:
+        raise NotFound(f"no baseline {name!r} in the search space; --recipe takes {', '.join(params)}")
+    return params[name]
+
+
+def trial_params(record: StudyRecord, number: int) -> Mapping[str, Any]:
+    """Params of a stored trial.
+
+    Raises:
+        NotFound: no trial of that number, or one without params.
+    """
+    trial = record.trial(number)
+    if trial is None or not trial.params:
+        raise NotFound(
+            f"study {record.name!r} has no trial {number} with a network; see mnist-search trials {record.name}"
+        )
+    return trial.params

@@ -1,1 +1,1 @@
-"""The study store."""
+"""The study store: database, leases, trial queue, weights."""

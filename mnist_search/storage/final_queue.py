@@ -1,7 +1,7 @@
-"""A series: trainings of fixed networks with several seeds, each claimed by one worker and settled once.
+"""Final trainings as a queue: each is claimed by one worker at a time and finished once.
 
-It stands in the study store beside the studies, lives through the same deaths and resumes as they
-do, and shares their leases and their place for weights.
+Trainings of the same name and different seeds train one network. Leases and weights use the tables
+of the trials, under ``-id``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import sqlalchemy as sa
 from mnist_search.errors import StudyConflict
 from mnist_search.records import FinalResult, FinalTask
 from mnist_search.storage import leases, weights
-from mnist_search.storage.database import Store, trainings
+from mnist_search.storage.database import Store
+from mnist_search.storage.tables import trainings
 
 MAX_ATTEMPTS = 3
-"""A training whose worker died this often is failed: it may be what kills them."""
+"""A training whose worker crashed this often fails: the training may be the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinalTraining:
-    """A task as the store has it.
+    """A stored task.
 
     Attributes:
-        result: None while it is not settled.
+        result: None until the training has finished.
         run_id: of its MLflow run.
     """
 
@@ -40,17 +41,17 @@ class FinalTraining:
 
 @dataclass(frozen=True, slots=True)
 class FinalClaim:
-    """A training that this worker has begun; ``owner`` proves that it is still its own."""
+    """A claimed training; ``owner`` is the owner of its lease."""
 
     training: FinalTraining
     owner: str
 
 
 class FinalQueue:
-    """The trainings of one series.
+    """Claims, renews, finishes and releases the trainings of one queue.
 
     Attributes:
-        name: tells series of a store apart.
+        name: unique in the store.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -58,84 +59,84 @@ class FinalQueue:
         self.name = name
 
     def add(self, tasks: Sequence[FinalTask]) -> None:
-        """Add what is not there yet.
+        """Add the tasks that the queue does not have.
 
         Raises:
-            StudyConflict: a task of that name and seed is there and is another one.
+            StudyConflict: the queue has another task of that name and seed.
         """
         with self._store.lock("claim"):
-            known = {(t.task.name, t.task.seed): t.task for t in self.trainings()}
+            stored = {(t.task.name, t.task.seed): t.task for t in self.trainings()}
             for task in tasks:
-                if known.get((task.name, task.seed), task) != task:
+                if stored.get((task.name, task.seed), task) != task:
                     raise StudyConflict(
-                        f"{task.name} was trained in another way before; train it again with --again"
+                        f"the store has {task.name} with another training; train it again with --again"
                     )
             new = [
                 {"series": self.name, "name": t.name, "seed": t.seed, "task": t.to_json()}
                 for t in tasks
-                if (t.name, t.seed) not in known
+                if (t.name, t.seed) not in stored
             ]
             if new:
                 with self._store.engine.begin() as connection:
                     connection.execute(sa.insert(trainings), new)
 
     def trainings(self) -> list[FinalTraining]:
-        """Every training, in the order in which they were added."""
-        mine = sa.select(trainings).where(trainings.c.series == self.name).order_by(trainings.c.id)
+        """Every training, in insertion order."""
+        rows = sa.select(trainings).where(trainings.c.series == self.name).order_by(trainings.c.id)
         with self._store.engine.connect() as connection:
-            return [_final_training(row) for row in connection.execute(mine)]
+            return [_final_training(row) for row in connection.execute(rows)]
 
     @property
     def open(self) -> list[FinalTraining]:
-        """Trainings that are not settled."""
+        """Trainings that have not finished."""
         return [training for training in self.trainings() if training.result is None]
 
     def claim(self) -> FinalClaim | None:
-        """Begin the first training that nobody is at; None while there is none."""
+        """Claim the first training without an active lease; None if there is none."""
         with self._store.lock("claim"):
             active = leases.active(self._store)
             for training in self.open:
-                if -training.id not in active and self._may_begin(training):
+                if -training.id not in active and self._may_start(training):
                     claim = FinalClaim(training, uuid.uuid4().hex)
                     leases.write(self._store, -training.id, claim.owner)
                     return claim
         return None
 
-    def _may_begin(self, training: FinalTraining) -> bool:
-        """Count the death of a worker that left its lease; fail what has killed too many."""
-        mine = trainings.c.id == training.id
+    def _may_start(self, training: FinalTraining) -> bool:
+        """Count the crash that left an expired lease; fail the training after MAX_ATTEMPTS."""
+        row = trainings.c.id == training.id
         if not leases.exists(self._store, -training.id):
             return True
         with self._store.engine.begin() as connection:
-            connection.execute(sa.update(trainings).where(mine).values(deaths=trainings.c.deaths + 1))
-            deaths = connection.execute(sa.select(trainings.c.deaths).where(mine)).scalar_one()
+            connection.execute(sa.update(trainings).where(row).values(deaths=trainings.c.deaths + 1))
+            crashes = connection.execute(sa.select(trainings.c.deaths).where(row)).scalar_one()
         leases.drop(self._store, -training.id)
-        if deaths < MAX_ATTEMPTS:
+        if crashes < MAX_ATTEMPTS:
             return True
-        self._write(training, FinalResult(failure=f"its worker crashed {deaths} times"))
+        self._write(training, FinalResult(failure=f"its worker crashed {crashes} times"))
         return False
 
     def renew(self, claim: FinalClaim) -> bool:
-        """Say that this worker lives; whether the training is still its own."""
+        """Renew the lease of a training; False if the training is no longer this worker's."""
         return leases.renew(self._store, claim.owner)
 
     def release(self, claim: FinalClaim) -> None:
-        """Leave a training to be begun again, as if it had not been."""
+        """Requeue a training without its epochs."""
         with self._store.lock("claim"):
             if self.renew(claim):
                 leases.drop(self._store, -claim.training.id)
 
-    def finish(self, claim: FinalClaim, result: FinalResult, trained: bytes | None) -> bool:
-        """End a training for ever, and keep its weights.
+    def finish(self, claim: FinalClaim, result: FinalResult, safetensors: bytes | None) -> bool:
+        """Store the result and the weights of a training.
 
         Returns:
-            False: it was given to another worker meanwhile, and nothing was changed.
+            False if the training is no longer this worker's; nothing was changed.
         """
         with self._store.lock("claim"):
             if not self.renew(claim):
                 return False
             key = -claim.training.id
-            weights.write(self._store, key, self.name[:64], trained)
+            weights.write(self._store, key, self.name[:64], safetensors)
             self._write(claim.training, result)
             leases.drop(self._store, key)
             return True
@@ -146,25 +147,25 @@ class FinalQueue:
             connection.execute(sa.update(trainings).where(trainings.c.id == training.id).values(values))
 
     def record_run(self, training: FinalTraining, run_id: str) -> None:
-        """Note the tracker's run of a training."""
+        """Record the MLflow run of a training."""
         change = sa.update(trainings).where(trainings.c.id == training.id).values(run_id=run_id)
         with self._store.engine.begin() as connection:
             connection.execute(change)
 
     def weights_of(self, training: FinalTraining) -> bytes:
-        """The trained weights as safetensors, checked against their sum.
+        """The trained weights as safetensors.
 
         Raises:
-            UnusableConfiguration: they are damaged or gone.
+            UnusableConfiguration: they are missing or do not match their digest.
         """
         task = training.task
         return weights.of_trial(self._store, -training.id, f"{task.name}, seed {task.seed}")
 
 
 def queue_names(store: Store, prefix: str) -> list[str]:
-    """Names of the series that begin like this, oldest first; none in a store that never had one."""
+    """Names of the final queues with this prefix, oldest first."""
     if not sa.inspect(store.engine).has_table(trainings.name):
-        return []
+        return []  # plain Optuna created the store
     first = sa.func.min(trainings.c.id)
     names = sa.select(trainings.c.series).group_by(trainings.c.series).order_by(first)
     with store.engine.connect() as connection:

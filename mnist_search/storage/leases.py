@@ -1,4 +1,4 @@
-"""Who works on which trial: a lease that its worker renews and that others may take when it is dead."""
+"""Leases: which process works on which trial. Its worker renews a lease until the trial has ended."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from mnist_search.storage.database import Store, leases
+from mnist_search.storage.database import Store
+from mnist_search.storage.tables import leases
 
 RENEW_INTERVAL = 15.0
 LEASE_TIMEOUT = 8 * RENEW_INTERVAL
-"""A lease without a beat for this long is dead, wherever its worker was."""
+"""Seconds without a renewal after which a lease of any machine has expired."""
 
 
 def write(store: Store, trial_id: int, owner: str) -> None:
-    """Give a trial to this process, whoever had it before."""
+    """Lease a trial to this process, in place of an earlier lease."""
     process = psutil.Process()
     row = {
         "trial_id": trial_id,
@@ -32,39 +33,39 @@ def write(store: Store, trial_id: int, owner: str) -> None:
 
 
 def renew(store: Store, owner: str) -> bool:
-    """Say that the owner lives; whether it still has its lease."""
+    """Renew the lease of an owner; False if the owner has none."""
     renewal = sa.update(leases).where(leases.c.owner == owner).values(beat=store.now())
     with store.engine.begin() as connection:
         return bool(connection.execute(renewal).rowcount)
 
 
 def drop(store: Store, trial_id: int) -> None:
-    """End the lease of a trial."""
+    """Delete the lease of a trial."""
     with store.engine.begin() as connection:
         connection.execute(sa.delete(leases).where(leases.c.trial_id == trial_id))
 
 
 def exists(store: Store, trial_id: int) -> bool:
-    """Whether anybody has, or died with, the lease of a trial."""
+    """Whether a trial has a lease, expired or not."""
     with store.engine.connect() as connection:
-        one = sa.select(leases.c.owner).where(leases.c.trial_id == trial_id)
-        return connection.execute(one).first() is not None
+        owner = sa.select(leases.c.owner).where(leases.c.trial_id == trial_id)
+        return connection.execute(owner).first() is not None
 
 
 def active(store: Store) -> set[int]:
-    """The trials whose worker lives."""
+    """Ids of the trials whose lease has not expired."""
     age = (store.now() - leases.c.beat).label("age")
     with store.engine.begin() as connection:
         rows = connection.execute(sa.select(leases, age)).all()
-    return {row.trial_id for row in rows if row.age < LEASE_TIMEOUT and _may_live(row)}
+    return {row.trial_id for row in rows if row.age < LEASE_TIMEOUT and _process_may_run(row)}
 
 
-def _may_live(lease: Any) -> bool:
-    """False only for a process of this machine that is known to be gone."""
+def _process_may_run(lease: Any) -> bool:
+    """False only for a process of this machine that no longer runs."""
     if lease.host != platform.node():
         return True
     try:
-        # A process that was given the same number later has started later.
+        # A later process with the same id has a later start time.
         started = float(psutil.Process(lease.pid).create_time())
         return abs(started - float(lease.process_started)) < 1
     except psutil.Error:

@@ -7,6 +7,7 @@ taken, and done when every trial has finished.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_search.storage import leases, studies, weights
-from mnist_search.storage.database import Store, tracked_runs
+from mnist_search.storage.database import Store
 from mnist_search.storage.studies import N_TRIALS_ATTR, UID_ATTR
+from mnist_search.storage.tables import tracked_runs
+
+logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """A trial whose worker crashed this often fails: the trial may be the cause."""
@@ -65,6 +69,7 @@ class TrialQueue:
             claim = Claim(trial, id_of(trial), uuid.uuid4().hex, self.run_of(id_of(trial)))
             leases.write(self._store, claim.trial_id, claim.owner)
             propose(trial)
+            logger.info("claimed trial %d", trial.number)
             return claim
 
     def _next_trial(self) -> Trial | None:
@@ -117,6 +122,7 @@ class TrialQueue:
             ranked = studies.study_record(self._store, self._study).ranked
             weights.keep_only(self._store, self._uid, [trial.trial_id for trial in ranked[:keep]])
             leases.drop(self._store, claim.trial_id)
+        logger.info("finished trial %d: %s", claim.trial.number, state.name)
 
     def release(self, claim: Claim) -> None:
         """Requeue a trial under its number, without the epochs that it has reported.
@@ -127,6 +133,7 @@ class TrialQueue:
         with self._store.lock("claim"):
             self._check_lease(claim)
             self._release(claim.trial_id)
+        logger.info("released trial %d", claim.trial.number)
 
     def renew(self, claim: Claim) -> bool:
         """Renew the lease of a trial; False if the trial is no longer this worker's."""
@@ -149,6 +156,7 @@ class TrialQueue:
                 continue
             crashes = trial.user_attrs.get("deaths", 0) + 1
             self._store.storage.set_trial_user_attr(id_of(trial), "deaths", crashes)
+            logger.info("the lease of trial %d expired, attempt %d", trial.number, crashes)
             if crashes < MAX_ATTEMPTS:
                 self._release(id_of(trial))
                 continue

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from mnist_search.errors import UnusableConfiguration
-from mnist_search.storage.database import Store, weights
+from mnist_search.storage.database import Store
+from mnist_search.storage.tables import weights
 
 
 def write(store: Store, trial_id: int, study_uid: str, safetensors: bytes | None) -> None:

@@ -1,1 +1,1 @@
-"""Runs in MLflow."""
+"""MLflow: runs, models, registry."""

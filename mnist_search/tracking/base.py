@@ -1,10 +1,10 @@
-"""What a tracker of runs does, and one that does nothing."""
+"""Tracker interface, its plain values, and a tracker that does nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,19 +21,19 @@ STATUS: Mapping[State, str] = {
     "RUNNING": "RUNNING",
     "WAITING": "SCHEDULED",
 }
-"""MLflow's word for each state of a trial; it has none for pruned."""
+"""MLflow's run status for each trial state; MLflow has no status for pruned."""
 
 MODEL_EXAMPLES = 2
-"""Images in a logged model's example: torch.export would fix a batch of one for ever."""
+"""Batch size of a logged model's input example: torch.export specializes a batch size of 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """What a run says of its trial from the beginning.
+    """Values of a trial's run that are known before training.
 
     Attributes:
         params: at most 25, so that a table of runs stays readable.
-        layer_table: the network layer by layer, as text.
+        layer_table: one line per layer, as text.
     """
 
     number: int
@@ -45,11 +45,11 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialEnd:
-    """How a trial ended.
+    """Final state of a trial.
 
     Attributes:
-        curve: every epoch; what was not written while it trained is written at the end.
-        completed_ms: milliseconds since 1970 when the trial ended; None for now.
+        curve: every epoch; epochs that were not logged during training are logged at the end.
+        completed_ms: milliseconds since 1970 at the end of the trial; None for now.
     """
 
     state: State
@@ -60,14 +60,14 @@ class TrialEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPayload:
-    """A trained network that is worth keeping.
+    """A trained network to log.
 
     Attributes:
         network: on the CPU, in evaluation mode, taking (N, 1, 28, 28) float32 pixels in [0, 1].
         example: (MODEL_EXAMPLES, 1, 28, 28) float32.
         confusion: (10, 10) counts, a row per true digit.
-        step: the epoch after which the network was judged.
-        judged_on: what it was judged on, in words.
+        step: number of trained epochs.
+        evaluated_on: the images that ``confusion`` counts, in words.
     """
 
     network: nn.Module
@@ -76,102 +76,60 @@ class ModelPayload:
     num_params: int
     step: int
     requirements: Sequence[str] = field(default_factory=tuple)
-    judged_on: str = "validation images"
+    evaluated_on: str = "validation images"
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """A trial's run as the tracker has it."""
+    """A trial's run in the tracker."""
 
     run_id: str
     number: int
     status: str
 
 
-class TrialRun(Protocol):
-    """The run of one trial while it trains."""
-
-    run_id: str | None
-
-    def log_epoch(self, epoch: EpochMetrics) -> None:
-        """Write one epoch."""
-
-    def end(self, ending: TrialEnd) -> None:
-        """Write what is missing and close the run."""
-
-
-class Tracker(Protocol):
-    """Keeps runs for people to compare.
-
-    No method fails because the tracker cannot be reached: it answers None, and what could not
-    be written is written from the store at the next reconciliation.
-    """
-
-    def start_trial(self, card: RunInfo) -> TrialRun:
-        """Open a trial's run."""
-
-    def reopen_trial(self, run_id: str) -> TrialRun:
-        """Continue with a run that was opened before."""
-
-    def delete_run(self, run_id: str) -> None:
-        """Take away a run that mirrors nothing."""
-
-    def tracked_runs(self) -> list[TrackedRun] | None:
-        """The runs of this study's trials."""
-
-    def log_model(self, run_id: str, model: ModelPayload) -> str | None:
-        """Keep a network with its run; the id of what was kept."""
-
-    def delete_model(self, model_id: str) -> bool:
-        """Delete a kept network and its files; whether it is gone."""
-
-    def update_study(self, record: StudyRecord, *, status: str = "RUNNING") -> None:
-        """Refresh the live summary on the study's run."""
-
-    def log_study_page(self, html: str, name: str) -> None:
-        """Keep a page with the study's run."""
-
-
-class NullRun:
-    """The run of nobody."""
+class TrialRun:
+    """The run of one trial during training; the base class is a no-op run."""
 
     run_id: str | None = None
 
     def log_epoch(self, epoch: EpochMetrics) -> None:
-        """Write nothing."""
+        """Log one epoch."""
 
-    def end(self, ending: TrialEnd) -> None:
-        """Close nothing."""
+    def end(self, trial_end: TrialEnd) -> None:
+        """Log missing epochs and terminate the run."""
 
 
-class NullTracker:
-    """Keeps nothing."""
+class Tracker:
+    """Logs runs; the base class is a no-op tracker.
 
-    def start_trial(self, card: RunInfo) -> TrialRun:
-        """A run of nobody."""
-        return NullRun()
+    No method raises when the server is unavailable: it returns None, and the next sync writes the
+    missing data from the store.
+    """
+
+    def start_trial(self, info: RunInfo) -> TrialRun:
+        """Create a trial's run."""
+        return TrialRun()
 
     def reopen_trial(self, run_id: str) -> TrialRun:
-        """A run of nobody."""
-        return NullRun()
+        """Continue an existing run."""
+        return TrialRun()
 
     def delete_run(self, run_id: str) -> None:
-        """Nothing to take away."""
+        """Delete a stale run."""
 
     def tracked_runs(self) -> list[TrackedRun] | None:
-        """None: nothing can be told."""
-        return None
+        """The runs of this study's trials; None while the server is unavailable."""
 
     def log_model(self, run_id: str, model: ModelPayload) -> str | None:
-        """Keep nothing."""
-        return None
+        """Log a network under a run; the id of the logged model."""
 
     def delete_model(self, model_id: str) -> bool:
-        """Nothing to drop."""
+        """Delete a logged model and its files; whether it no longer exists."""
         return True
 
     def update_study(self, record: StudyRecord, *, status: str = "RUNNING") -> None:
-        """No summary."""
+        """Update the summary on the study's run."""
 
     def log_study_page(self, html: str, name: str) -> None:
-        """Keep nothing."""
+        """Log an HTML page to the study's run."""

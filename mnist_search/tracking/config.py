@@ -1,4 +1,4 @@
-"""Where runs go, checked before anything is written there; imports no MLflow."""
+"""Tracking configuration, validated before anything is written; does not import MLflow."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MLFLOW_TABLES = {"experiments", "runs", "alembic_version"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingConfig:
-    """Where runs go; travels to worker processes.
+    """Where runs are logged; passed to worker processes.
 
     Attributes:
-        tracking_uri: absolute, so that it does not follow the working directory.
-        artifact_root: folder for the artifacts of a new experiment; None leaves it to the server.
-        experiment_id, parent_run_id: once they are known.
+        tracking_uri: absolute, so that it does not depend on the working directory.
+        artifact_root: folder for the artifacts of a new experiment; None for the server's default.
+        experiment_id, parent_run_id: empty until ``setup.prepare`` has set them.
     """
 
     tracking_uri: str
@@ -32,38 +32,35 @@ class TrackingConfig:
 
 
 def make_tracking_config(tracking_uri: str, experiment_name: str) -> TrackingConfig:
-    """The place that a tracking URI names.
+    """The configuration for a tracking URI.
 
     Raises:
-        UnusableConfiguration: MLflow cannot keep runs there.
+        UnusableConfiguration: MLflow cannot store runs there.
     """
-    if tracking_uri.startswith(("http://", "https://")):
-        return TrackingConfig(tracking_uri=tracking_uri, experiment_name=experiment_name, artifact_root=None)
-    path = local_file(tracking_uri)
+    is_server = tracking_uri.startswith(("http://", "https://"))
+    path = None if is_server else local_file(tracking_uri)
     if path is None:
         return TrackingConfig(tracking_uri=tracking_uri, experiment_name=experiment_name, artifact_root=None)
     if path.exists() and not tables_of(path) >= MLFLOW_TABLES:
         raise UnusableConfiguration(
-            f"{path} is no MLflow database; name another file with --tracking-uri sqlite:///FILE"
+            f"{path} is not an MLflow database; name another file with --tracking-uri sqlite:///FILE"
         )
     return TrackingConfig(
-        tracking_uri=f"sqlite:///{path}",
-        experiment_name=experiment_name,
-        artifact_root=artifact_root(path),
+        tracking_uri=f"sqlite:///{path}", experiment_name=experiment_name, artifact_root=artifact_root(path)
     )
 
 
 def local_file(tracking_uri: str) -> Path | None:
-    """The SQLite file of a tracking URI; None where it is a server or another database.
+    """The SQLite file of a tracking URI; None for a server or another database.
 
     Raises:
-        UnusableConfiguration: not a URI that MLflow takes for runs.
+        UnusableConfiguration: not a tracking URI that can store runs.
     """
     try:
         url = make_url(tracking_uri)
     except ArgumentError:
         raise UnusableConfiguration(
-            f"MLflow cannot keep runs in {tracking_uri!r}; name a database with "
+            f"MLflow cannot store runs in {tracking_uri!r}; name a database with "
             "--tracking-uri sqlite:///mlflow.db, or the URL of an MLflow server"
         ) from None
     if url.get_backend_name() == "sqlite" and url.database:
@@ -72,5 +69,5 @@ def local_file(tracking_uri: str) -> Path | None:
 
 
 def artifact_root(database: Path) -> str:
-    """The folder beside a database that its artifacts go to, as plain ``mlflow server`` has it."""
+    """The artifact folder beside a database, the default of ``mlflow server``."""
     return str(database.parent / "mlartifacts")

@@ -1,8 +1,9 @@
-"""Pictures for a run, drawn without a display."""
+"""Figures of a run, drawn without a display."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
 
 
 def learning_curve(curve: Sequence[EpochMetrics], title: str) -> Figure:
-    """Loss and error of training and validation, by epoch."""
+    """Training and validation loss and error by epoch."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    epochs = [record["epoch"] for record in curve]
+    epochs = [metrics.epoch for metrics in curve]
     left, right = figure.subplots(1, 2)
+    rows = [metrics.to_dict() for metrics in curve]
     for name in ("train", "val"):
-        left.plot(epochs, [r[f"{name}_loss"] for r in curve], marker="o", ms=3, label=name)
-        errors = [100 * (1 - r[f"{name}_accuracy"]) for r in curve]
+        left.plot(epochs, [row.get(f"{name}_loss", nan) for row in rows], marker="o", ms=3, label=name)
+        errors = [100 * (1 - row.get(f"{name}_accuracy", nan)) for row in rows]
         right.plot(epochs, errors, marker="o", ms=3, label=name)
     for axes, label in ((left, "cross-entropy"), (right, "error, %")):
         axes.set(xlabel="epoch", ylabel=label, yscale="log")
@@ -31,13 +33,13 @@ def learning_curve(curve: Sequence[EpochMetrics], title: str) -> Figure:
 
 
 def confusion(matrix: np.ndarray, title: str) -> Figure:
-    """Counts by true digit and run_cli; shades show the mistakes only."""
+    """Counts by true and predicted digit, (10, 10); the color shows the errors only."""
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     axes = figure.subplots()
-    mistakes = matrix.copy()
-    mistakes[range(10), range(10)] = 0
-    axes.imshow(mistakes, cmap="Reds", vmax=1.6 * max(1, mistakes.max()))  # dark text stays readable
-    for (true, run_cli), count in ((index, matrix[index]) for index in zip(*matrix.nonzero(), strict=True)):
-        axes.text(run_cli, true, str(count), ha="center", va="center", fontsize=8)
-    axes.set(xlabel="run_cli", ylabel="true digit", xticks=range(10), yticks=range(10), title=title)
+    errors = matrix.copy()
+    errors[range(10), range(10)] = 0
+    axes.imshow(errors, cmap="Reds", vmax=1.6 * max(1, errors.max()))  # dark text stays readable
+    for true, predicted in zip(*matrix.nonzero(), strict=True):
+        axes.text(predicted, true, str(matrix[true, predicted]), ha="center", va="center", fontsize=8)
+    axes.set(xlabel="predicted digit", ylabel="true digit", xticks=range(10), yticks=range(10), title=title)
     return figure

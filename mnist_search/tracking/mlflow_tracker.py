@@ -1,85 +1,81 @@
-"""MLflow as the mirror of a study: one parent run per study for ever, one child per trained trial.
+"""MLflow runs of a study: one parent run per study, one child run per trained trial.
 
-Only the client API is used: the fluent run stack would call a pruned trial failed and a killed
-one finished. Nothing here fails a trial: while MLflow cannot be reached, calls are skipped.
+Only the client API is used: the fluent API would mark a pruned trial FAILED and a killed one
+FINISHED. No call fails a trial: while MLflow is unavailable, calls are skipped.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-import mlflow
-from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
+from mlflow.entities import LifecycleStage, Metric, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from mnist_search import __version__
 from mnist_search.records import EpochMetrics, StudyRecord
-from mnist_search.tracking.base import STATUS, ModelPayload, RunInfo, TrackedRun, TrialEnd, TrialRun
-from mnist_search.tracking.circuit_breaker import COOLDOWN_SECONDS, CircuitBreaker, quieten
+from mnist_search.tracking.base import STATUS, ModelPayload, RunInfo, TrackedRun, Tracker, TrialEnd, TrialRun
+from mnist_search.tracking.circuit_breaker import COOLDOWN_SECONDS, CircuitBreaker
 from mnist_search.tracking.config import TrackingConfig
-from mnist_search.tracking.models import log_pt2
-from mnist_search.tracking.setup import ROLE_TAG, user
+from mnist_search.tracking.runs import PARENT_TAG, ROLE_TAG, connect, create_run, epoch_metrics, now_ms
 from mnist_search.tracking.summary import leaderboard_csv, study_note
 
 
-class MlflowRun:
+class MlflowRun(TrialRun):
     """The MLflow run of one trial."""
 
-    def __init__(self, client: MlflowClient, reach: CircuitBreaker, run_id: str | None) -> None:
+    def __init__(self, client: MlflowClient, call: CircuitBreaker, run_id: str | None) -> None:
         self._client = client
-        self._reach = reach
+        self._call = call
         self.run_id = run_id
-        self._written = 0
+        self._logged = 0
 
     def log_epoch(self, epoch: EpochMetrics) -> None:
-        """Write one epoch in one call."""
-        self._written += bool(self._log([epoch]))
+        """Log one epoch in one call."""
+        self._logged += bool(self._log([epoch]))
 
-    def end(self, ending: TrialEnd) -> None:
-        """Write what is missing; the run gets its last status only when all of it is there."""
+    def end(self, trial_end: TrialEnd) -> None:
+        """Log missing epochs; the run is terminated only after all of them are logged."""
         run_id = self.run_id
         if run_id is None:
             return
-        if self._written < len(ending.curve) and not self._log(ending.curve):
+        if self._logged < len(trial_end.curve) and not self._log(trial_end.curve):
             return
-        self._reach("the end of a run", lambda: self._close(run_id, ending))
+        self._call("end a run", lambda: self._terminate(run_id, trial_end))
 
     def _log(self, curve: Sequence[EpochMetrics]) -> bool | None:
         run_id = self.run_id
         if run_id is None:
             return None
 
-        def write() -> bool:
-            self._client.log_batch(run_id, metrics=[m for r in curve for m in _metrics(r)])
+        def log() -> bool:
+            metrics = [metric for epoch in curve for metric in epoch_metrics(epoch.to_dict())]
+            self._client.log_batch(run_id, metrics=metrics)
             return True
 
-        return self._reach("an epoch", write)
+        return self._call("log an epoch", log)
 
-    def _close(self, run_id: str, ending: TrialEnd) -> None:
-        tags: dict[str, str] = {"state": ending.state, "trial.state": ending.state}
-        if ending.reason:
-            tags["reason"] = ending.reason
-        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-        if ending.curve:
+    def _terminate(self, run_id: str, trial_end: TrialEnd) -> None:
+        tags = {"state": trial_end.state, "trial.state": trial_end.state, "reason": trial_end.reason}
+        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items() if v])
+        if trial_end.curve:
             from mnist_search.tracking.figures import learning_curve  # matplotlib
 
-            figure = learning_curve(ending.curve, f"{ending.state.lower()}: {len(ending.curve)} epochs")
-            self._client.log_figure(run_id, figure, "learning_curve.png")
-        self._client.set_terminated(run_id, STATUS[ending.state], ending.completed_ms)
+            title = f"{trial_end.state.lower()}: {len(trial_end.curve)} epochs"
+            self._client.log_figure(run_id, learning_curve(trial_end.curve, title), "learning_curve.png")
+        self._client.set_terminated(run_id, STATUS[trial_end.state], trial_end.completed_ms)
 
 
-class MlflowTracker:
-    """Writes a study and its trials to MLflow.
+class MlflowTracker(Tracker):
+    """Logs a study and its trials to MLflow.
 
     Args:
-        place: with the experiment and the parent run that ``prepare`` found or made.
+        config: with the experiment and the parent run, from ``setup.prepare``.
         study: name of the study, for tags.
-        warn: told once in plain words when MLflow cannot be reached.
-        quiet_seconds: how long it is left alone then.
+        warn: receives one message when MLflow is unavailable.
+        cooldown_seconds: time without calls after a failed one.
     """
 
     def __init__(
@@ -87,92 +83,80 @@ class MlflowTracker:
         config: TrackingConfig,
         study: str,
         warn: Callable[[str], None],
-        quiet_seconds: float = COOLDOWN_SECONDS,
+        cooldown_seconds: float = COOLDOWN_SECONDS,
     ) -> None:
-        quieten()
-        mlflow.set_tracking_uri(config.tracking_uri)
-        self._client = MlflowClient(config.tracking_uri)
+        self._client = connect(config.tracking_uri)
         self._config = config
         self._study = study
-        self._reach = CircuitBreaker(warn, quiet_seconds)
+        self._call = CircuitBreaker(warn, cooldown_seconds)
 
-    def start_trial(self, card: RunInfo) -> TrialRun:
-        """Open a child run with its parameters, tags and layer table."""
-        run_id = self._reach("a new run", lambda: self._create(card))
-        return MlflowRun(self._client, self._reach, run_id)
+    def start_trial(self, info: RunInfo) -> TrialRun:
+        """Create a child run with params, tags and the layer table."""
+        return self.reopen_trial(self._call("create a run", lambda: self._create(info)))
 
-    def reopen_trial(self, run_id: str) -> TrialRun:
-        """Continue with a child run; its whole curve is written again at its end."""
-        return MlflowRun(self._client, self._reach, run_id)
+    def reopen_trial(self, run_id: str | None) -> TrialRun:
+        """Continue a child run; its whole curve is logged again at the end."""
+        return MlflowRun(self._client, self._call, run_id)
 
     def delete_run(self, run_id: str) -> None:
-        """Delete a run; MLflow keeps it in its bin until ``mlflow gc``."""
-        self._reach("the end of a stale run", lambda: self._discard(run_id))
+        """Delete a run; MLflow keeps it as deleted until ``mlflow gc``."""
+        self._call("delete a stale run", lambda: self._delete_run(run_id))
 
     def tracked_runs(self) -> list[TrackedRun] | None:
-        """The child runs of this study."""
-        return self._reach("a question", self._children)
+        """The child runs of this study; None while MLflow is unavailable."""
+        return self._call("list the runs", self._trial_runs)
 
     def log_model(self, run_id: str, model: ModelPayload) -> str | None:
         """Log a network as ``pt2`` with its confusion matrix."""
-        return self._reach("a model", lambda: self._log_model(run_id, model))
+        return self._call("log a model", lambda: self._log_model(run_id, model))
 
     def delete_model(self, model_id: str) -> bool:
         """Delete a logged model and its files."""
-        return bool(self._reach("the end of a model", lambda: self._drop_model(model_id)))
+        return bool(self._call("delete a model", lambda: self._delete_model(model_id)))
 
     def update_study(self, record: StudyRecord, *, status: str = "RUNNING") -> None:
-        """Refresh the parent run's summary."""
-        self._reach("the study's summary", lambda: self._update_study(record, status))
+        """Update the parent run's summary."""
+        self._call("update the parent run", lambda: self._update_study(record, status))
 
     def log_study_page(self, html: str, name: str) -> None:
-        """Keep a page with the parent run."""
+        """Log an HTML page to the parent run."""
         parent = self._config.parent_run_id
-        self._reach("the study's plots", lambda: self._client.log_text(parent, html, name))
+        self._call(f"log {name}", lambda: self._client.log_text(parent, html, name))
 
-    def _create(self, card: RunInfo) -> str:
+    def _create(self, info: RunInfo) -> str:
         tags = {
-            "mlflow.parentRunId": self._config.parent_run_id,
-            "mlflow.user": user(),
-            "mlflow.source.name": "mnist-search",
-            ROLE_TAG: "trial",
             "study": self._study,
-            "trial": str(card.number),
+            "trial": str(info.number),
             "state": "RUNNING",
             "trial.state": "RUNNING",
-            "seed": str(card.seed),
+            "seed": str(info.seed),
             "version": __version__,
         }
-        run = self._client.create_run(
-            self._config.experiment_id, tags=tags, run_name=f"{self._study} trial {card.number}"
-        )
-        run_id: str = run.info.run_id
-        self._client.log_batch(
-            run_id,
-            params=[Param(name, str(value)) for name, value in card.params.items()],
-            metrics=[Metric("num_params", card.num_params, _now_ms(), 0)],
-        )
-        self._client.log_text(run_id, card.layer_table, "layers.txt")
+        run_id = create_run(
+            self._client, self._config, "trial", f"{self._study} trial {info.number}",
+            tags=tags, params=info.params, metrics=[Metric("num_params", info.num_params, now_ms(), 0)],
+        )  # fmt: skip
+        self._client.log_text(run_id, info.layer_table, "layers.txt")
         return run_id
 
-    def _children(self) -> list[TrackedRun]:
-        tags = f"tags.`mlflow.parentRunId` = '{self._config.parent_run_id}'"
-        found: list[TrackedRun] = []
+    def _trial_runs(self) -> list[TrackedRun]:
+        query = f"tags.`{PARENT_TAG}` = '{self._config.parent_run_id}'"
+        runs: list[TrackedRun] = []
         token = None
         while True:
             page = self._client.search_runs(
-                [self._config.experiment_id], tags, ViewType.ACTIVE_ONLY, 1000, page_token=token
+                [self._config.experiment_id], query, ViewType.ACTIVE_ONLY, 1000, page_token=token
             )
-            found += [
+            runs += [
                 TrackedRun(run.info.run_id, int(run.data.tags.get("trial", -1)), run.info.status)
                 for run in page
                 if run.data.tags.get(ROLE_TAG) == "trial"
             ]
             token = page.token
             if not token:
-                return found
+                return runs
 
-    def _discard(self, run_id: str) -> None:
+    def _delete_run(self, run_id: str) -> None:
         try:
             run = self._client.get_run(run_id)
         except MlflowException as error:
@@ -184,43 +168,37 @@ class MlflowTracker:
             self._client.delete_run(run_id)
 
     def _log_model(self, run_id: str, model: ModelPayload) -> str:
+        from mnist_search.tracking.models import log_pt2  # torch
+
         trial = self._client.get_run(run_id).data.tags["trial"]
         name, tags = f"{self._study}-trial-{trial}", {"study": self._study}
         return log_pt2(self._client, self._config.experiment_id, run_id, model, name, tags)
 
-    def _drop_model(self, model_id: str) -> bool:
-        with suppress(MlflowException):  # gone already
+    def _delete_model(self, model_id: str) -> bool:
+        with suppress(MlflowException):  # it no longer exists
             location = self._client.get_logged_model(model_id).artifact_location
             self._client.delete_logged_model(model_id)
             get_artifact_repository(location).delete_artifacts()
         return True
 
     def _update_study(self, record: StudyRecord, status: str) -> None:
-        parent, now = self._config.parent_run_id, _now_ms()
-        done, best = len(record.done), record.best
-        metrics = [Metric("trials_done", done, now, done), Metric("rejected", record.rejected, now, done)]
+        parent, done, best = self._config.parent_run_id, len(record.done), record.best
+        values: dict[str, float] = {"trials_done": done, "rejected": record.rejected}
         if best is not None:
-            metrics.append(Metric("best_val_accuracy", best.val_accuracy or 0.0, now, done))
-            metrics.append(Metric("best_num_params", best.num_params or 0, now, done))
+            values["best_val_accuracy"] = best.val_accuracy or 0.0
+            values["best_num_params"] = best.num_params or 0
         tags = {
             "mlflow.note.content": study_note(record),
             "trials": f"{done}/{record.n_trials}",
             "best_trial": str(best.number) if best else "",
         }
-        self._client.log_batch(parent, metrics=metrics, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._client.log_batch(
+            parent,
+            metrics=epoch_metrics(values | {"epoch": done, "timestamp": now_ms()}),
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
         self._client.log_text(parent, leaderboard_csv(record), "leaderboard.csv")
         if status == "RUNNING":
             self._client.update_run(parent, status)
         else:
             self._client.set_terminated(parent, status)
-
-
-def _metrics(epoch: EpochMetrics) -> list[Metric]:
-    """An epoch as metrics; writing the same point twice is one point to MLflow."""
-    step, timestamp = int(epoch["epoch"]), int(epoch["timestamp"])
-    names = (name for name in epoch if name not in {"epoch", "timestamp"})
-    return [Metric(name, epoch[name], timestamp, step) for name in names]
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -1,15 +1,17 @@
-"""Networks in MLflow: logged as ``pt2``, registered, crowned."""
+"""Models in MLflow: log as ``pt2``, register, set the alias."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import mlflow.pytorch as flavor
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from mnist_search.tracking.base import ModelPayload
 from mnist_search.tracking.config import TrackingConfig
+from mnist_search.tracking.figures import confusion
 
 CHAMPION = "champion"
 
@@ -22,9 +24,7 @@ def log_pt2(
     name: str,
     tags: dict[str, str],
 ) -> str:
-    """Log a network, with its confusion matrix beside it, under a run; the model's id."""
-    import mlflow.pytorch as flavor  # torch, which a supervisor may never need
-
+    """Log a network and its confusion matrix under a run; the model's id."""
     created = client.create_logged_model(
         experiment_id,
         name=name,
@@ -44,18 +44,16 @@ def log_pt2(
         serialization_format="pt2",
         validate_serving_input=False,
     )
-    from mnist_search.tracking.figures import confusion  # matplotlib
-
-    client.log_figure(run_id, confusion(model.confusion, model.judged_on), "confusion_matrix.png")
+    client.log_figure(run_id, confusion(model.confusion, model.evaluated_on), "confusion_matrix.png")
     model_id: str = created.model_id
     return model_id
 
 
 class Registry:
-    """Registered models of one experiment.
+    """Logged and registered models of one experiment.
 
     Args:
-        place: with the experiment that holds their runs.
+        config: with the experiment that holds their runs.
     """
 
     def __init__(self, config: TrackingConfig) -> None:
@@ -63,14 +61,15 @@ class Registry:
         self._config = config
 
     def log(self, name: str, run_id: str, make: Callable[[], ModelPayload], tags: dict[str, str]) -> str:
-        """The id of the model that is logged under a run, logged unless it was."""
-        found = self._client.search_logged_models([self._config.experiment_id], f"source_run_id = '{run_id}'")
-        if found:
-            return str(found[0].model_id)
-        return log_pt2(self._client, self._config.experiment_id, run_id, make(), name, tags)
+        """The id of the model that is logged under a run; logs the result of ``make`` if none is."""
+        experiment_id = self._config.experiment_id
+        models = self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+        if models:
+            return str(models[0].model_id)
+        return log_pt2(self._client, experiment_id, run_id, make(), name, tags)
 
     def register(self, name: str, model_id: str, run_id: str) -> str:
-        """The version of a registered model that is this logged one, made unless there is one."""
+        """The version of a registered model for this run, created if it is missing."""
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:
@@ -79,11 +78,11 @@ class Registry:
         for version in self._client.search_model_versions(f"name = '{name}'"):
             if version.run_id == run_id:
                 return str(version.version)
-        made = self._client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
-        return str(made.version)
+        version = self._client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
+        return str(version.version)
 
     def set_champion_alias(self, name: str, version: str, tags: Mapping[str, str]) -> None:
-        """Make a version the champion, with what proves it as tags."""
+        """Set the alias ``champion`` to a version, with its evaluation as tags."""
         for tag, value in tags.items():
             self._client.set_model_version_tag(name, version, tag, value)
         self._client.set_registered_model_alias(name, CHAMPION, version)

@@ -1,31 +1,30 @@
-"""The MLflow experiment and the study's parent run, found or made before any worker starts."""
+"""Find or create the MLflow experiment and the parent run, before any worker starts."""
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mlflow
-from mlflow.entities import LifecycleStage, Param
+from mlflow.entities import LifecycleStage
 from mlflow.tracking import MlflowClient
 
 from mnist_search import __version__
 from mnist_search.records import StudyRecord
-from mnist_search.tracking.circuit_breaker import CircuitBreaker, quieten
+from mnist_search.tracking.circuit_breaker import CircuitBreaker
 from mnist_search.tracking.config import TrackingConfig, local_file
+from mnist_search.tracking.runs import ROLE_TAG, connect, create_run, raise_log_levels
 
-STUDY_TAG, ROLE_TAG = "study.uid", "role"
+STUDY_TAG = "study.uid"
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
-    """The run under which others stand.
+class ParentRun:
+    """The parent run of a study or of reproductions.
 
     Attributes:
-        uid: finds it again.
+        uid: value of the tag by which the run is found again.
     """
 
     uid: str
@@ -33,84 +32,54 @@ class Parent:
     params: Mapping[str, Any]
 
 
-def parent_of(record: StudyRecord) -> Parent:
+def parent_of(record: StudyRecord) -> ParentRun:
     """The parent run of a study."""
-    experiment = record.config
-    params = {
-        "budget": experiment.budget,
-        "fill": experiment.fill,
-        "sampler": experiment.sampler,
-        "pruner": experiment.pruner,
-        "seed": experiment.seed,
-        "epochs": experiment.space.epochs,
-        "depth": experiment.space.depth,
-        "width": experiment.space.width,
-        "train_images": experiment.train_images,
-        "val_images": experiment.val_images,
-    }
-    return Parent(record.uid, record.name, params)
+    config = record.config
+    names = ("budget", "fill", "sampler", "pruner", "seed", "train_images", "val_images")
+    params = {name: getattr(config, name) for name in names}
+    params |= {name: getattr(config.space, name) for name in ("epochs", "depth", "width")}
+    return ParentRun(record.uid, record.name, params)
 
 
-def prepare(config: TrackingConfig, parent: Parent, warn: Callable[[str], None]) -> TrackingConfig | None:
-    """Find or make the experiment and the parent run; None while MLflow is out of reach.
+def prepare(config: TrackingConfig, parent: ParentRun, warn: Callable[[str], None]) -> TrackingConfig | None:
+    """Find or create the experiment and the parent run; None while MLflow is unavailable.
 
-    Call it in one process before any worker starts: MLflow's first connection makes its schema,
-    and two that make it at once break it.
+    Call this in one process before any worker starts: MLflow creates its schema on the first
+    connection, and two processes that create it concurrently corrupt it.
     """
-    quieten()
-    mlflow.set_tracking_uri(config.tracking_uri)
+    raise_log_levels()
     file = local_file(config.tracking_uri)
     if file is not None and not file.exists():
-        CircuitBreaker(warn)("its store", lambda: _make_store(file))
-    return CircuitBreaker(warn)("the study", lambda: _prepare(config, parent))
+        CircuitBreaker(warn)("create its database", lambda: _create_database(file))
+    return CircuitBreaker(warn)("find or create the parent run", lambda: _prepare(config, parent))
 
 
-def _make_store(file: Path) -> None:
-    """Make MLflow's tables in one step: MLflow refuses a file whose making was cut short."""
-    fresh = file.with_name(f".{file.name}.new")
-    fresh.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
-    fresh.replace(file)
+def _create_database(file: Path) -> None:
+    """Create MLflow's tables atomically: MLflow refuses a partly created database."""
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+    temporary.replace(file)
 
 
-def user() -> str:
-    """Who runs this; a container may run under a number that has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def _prepare(config: TrackingConfig, parent: Parent) -> TrackingConfig:
-    client = MlflowClient(config.tracking_uri)
-    experiment_id = _experiment(client, config)
+def _prepare(config: TrackingConfig, parent: ParentRun) -> TrackingConfig:
+    client = connect(config.tracking_uri)
+    config = replace(config, experiment_id=_experiment_id(client, config))
     query = f"tags.`{STUDY_TAG}` = '{parent.uid}' AND tags.`{ROLE_TAG}` = 'study'"
-    found = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
-    run_id = found[0].info.run_id if found else _make(client, experiment_id, parent)
-    return replace(config, experiment_id=experiment_id, parent_run_id=run_id)
+    runs = client.search_runs([config.experiment_id], query, order_by=["attributes.start_time ASC"])
+    if runs:
+        return replace(config, parent_run_id=runs[0].info.run_id)
+    tags = {STUDY_TAG: parent.uid, "study": parent.name, "version": __version__}
+    run_id = create_run(client, config, "study", parent.name, tags=tags, params=parent.params)
+    return replace(config, parent_run_id=run_id)
 
 
-def _experiment(client: MlflowClient, config: TrackingConfig) -> str:
-    found = client.get_experiment_by_name(config.experiment_name)
-    if found is None:
+def _experiment_id(client: MlflowClient, config: TrackingConfig) -> str:
+    experiment = client.get_experiment_by_name(config.experiment_name)
+    if experiment is None:
         root = Path(config.artifact_root).as_uri() if config.artifact_root else None
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # runs first, not traces
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # show runs first, not traces
         return str(client.create_experiment(config.experiment_name, root, kind))
-    if found.lifecycle_stage == LifecycleStage.DELETED:
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _make(client: MlflowClient, experiment_id: str, parent: Parent) -> str:
-    tags: dict[str, Any] = {
-        STUDY_TAG: parent.uid,
-        ROLE_TAG: "study",
-        "study": parent.name,
-        "mlflow.user": user(),
-        "mlflow.source.name": "mnist-search",
-        "version": __version__,
-    }
-    run = client.create_run(experiment_id, tags=tags, run_name=parent.name)
-    client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in parent.params.items()])
-    run_id: str = run.info.run_id
-    return run_id
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)

@@ -1,1 +1,1 @@
-"""Data, networks and their training; it does not know that it is searched."""
+"""Networks, training and evaluation; independent of the search."""

@@ -1,4 +1,4 @@
-"""Optimizers that a CUDA graph can hold: the numbers of a schedule are read from the device."""
+"""Optimizers for CUDA graph capture: scheduled hyperparameters are tensors on the device."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 
 class Capturable(torch.optim.Optimizer):
-    """An optimizer whose step is kernels that a graph records once and for all.
+    """An optimizer whose step a CUDA graph can capture.
 
-    torch's own SGD takes momentum as a plain number and its fused Adam takes beta 1 as one; a graph
-    would keep what they were when it was recorded, and one-cycle schedules change them at every step.
-    Here they are tensors of one number, like the learning rate, and ``read`` brings them to the device.
+    torch's SGD takes momentum, and its fused Adam takes beta 1, as Python numbers. A graph would
+    freeze them, and one-cycle schedules change them at every step. Here they are scalar tensors,
+    like the learning rate; ``sync_hyperparameters`` updates them.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], defaults: dict[str, Any]) -> None:
@@ -24,16 +24,16 @@ class Capturable(torch.optim.Optimizer):
         self._parameters: list[Tensor] = self._group["params"]
         device = self._parameters[0].device
         self._rate, self._momentum = torch.zeros((), device=device), torch.zeros((), device=device)
-        self._first = [torch.zeros_like(p) for p in self._parameters]
+        self._exp_avg = [torch.zeros_like(p) for p in self._parameters]
 
-    def read(self) -> None:
-        """Take rate and momentum as the schedule has them now: two launches and no waiting."""
+    def sync_hyperparameters(self) -> None:
+        """Copy learning rate and momentum to the device without waiting for it."""
         self._rate.fill_(self._group["lr"])
         self._momentum.fill_(self._momentum_of(self._group))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update the parameters by their gradients, which are spent by it; there is no closure."""
+        """Update the parameters and overwrite their gradients; a closure is not called."""
         self._update([p.grad for p in self._parameters if p.grad is not None])
 
     @staticmethod
@@ -45,7 +45,7 @@ class Capturable(torch.optim.Optimizer):
 
 
 class CapturableSGD(Capturable):
-    """``torch.optim.SGD`` with momentum and perhaps Nesterov's; formulas in its documentation."""
+    """``torch.optim.SGD`` with momentum; formulas in its documentation."""
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, decay: float, *, nesterov: bool
@@ -61,17 +61,17 @@ class CapturableSGD(Capturable):
     def _update(self, gradients: list[Tensor]) -> None:
         if decay := self._group["weight_decay"]:
             torch._foreach_add_(gradients, self._parameters, alpha=decay)
-        torch._foreach_mul_(self._first, self._momentum)
-        torch._foreach_add_(self._first, gradients)
+        torch._foreach_mul_(self._exp_avg, self._momentum)
+        torch._foreach_add_(self._exp_avg, gradients)
         if self._group["nesterov"]:
-            torch._foreach_add_(gradients, torch._foreach_mul(self._first, self._momentum))
+            torch._foreach_add_(gradients, torch._foreach_mul(self._exp_avg, self._momentum))
         else:
-            gradients = self._first
+            gradients = self._exp_avg
         torch._foreach_sub_(self._parameters, torch._foreach_mul(gradients, self._rate))
 
 
 class CapturableAdam(Capturable):
-    """``torch.optim.Adam``, or ``AdamW`` where ``decoupled``; formulas in their documentation."""
+    """``torch.optim.Adam``, or ``AdamW`` if ``decoupled``; formulas in their documentation."""
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, decay: float, *, decoupled: bool
@@ -80,7 +80,7 @@ class CapturableAdam(Capturable):
             parameters,
             {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": decay, "decoupled": decoupled},
         )
-        self._second = [torch.zeros_like(p) for p in self._parameters]
+        self._exp_avg_sq = [torch.zeros_like(p) for p in self._parameters]
         self._steps = torch.zeros_like(self._rate)
 
     @staticmethod
@@ -94,13 +94,13 @@ class CapturableAdam(Capturable):
             torch._foreach_mul_(self._parameters, 1 - self._rate * decay)
         elif decay:
             torch._foreach_add_(gradients, self._parameters, alpha=decay)
-        torch._foreach_mul_(self._second, beta2)
-        torch._foreach_addcmul_(self._second, gradients, gradients, 1 - beta2)
-        torch._foreach_mul_(self._first, self._momentum)
-        torch._foreach_add_(self._first, torch._foreach_mul(gradients, 1 - self._momentum))
-        spread = torch._foreach_sqrt(self._second)
-        torch._foreach_div_(spread, torch.sqrt(1 - beta2**self._steps))
-        torch._foreach_add_(spread, self._group["eps"])
-        moves = torch._foreach_div(self._first, spread)
-        torch._foreach_mul_(moves, self._rate / (1 - self._momentum**self._steps))
-        torch._foreach_sub_(self._parameters, moves)
+        torch._foreach_mul_(self._exp_avg_sq, beta2)
+        torch._foreach_addcmul_(self._exp_avg_sq, gradients, gradients, 1 - beta2)
+        torch._foreach_mul_(self._exp_avg, self._momentum)
+        torch._foreach_add_(self._exp_avg, torch._foreach_mul(gradients, 1 - self._momentum))
+        denominators = torch._foreach_sqrt(self._exp_avg_sq)
+        torch._foreach_div_(denominators, torch.sqrt(1 - beta2**self._steps))
+        torch._foreach_add_(denominators, self._group["eps"])
+        updates = torch._foreach_div(self._exp_avg, denominators)
+        torch._foreach_mul_(updates, self._rate / (1 - self._momentum**self._steps))
+        torch._foreach_sub_(self._parameters, updates)

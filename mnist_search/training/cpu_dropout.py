@@ -1,8 +1,8 @@
-"""Dropout whose masks have mean 1 in their own dtype; element-wise, they are drawn once for many uses.
+"""Fast dropout on a CPU, with masks of mean 1 in bf16.
 
-1 / (1 - rate) is no bf16 number: torch's masks on a CPU have a mean of 1.002 at a rate of 0.05, so
-that every layer trains on maps larger than evaluation gives it. Here the rate gives way instead,
-by less than 0.004.
+1 / (1 - p) is not representable in bf16, so torch's CPU masks have mean 1.002 at p = 0.05 and
+activations in training are too large. Here the scale is rounded to bf16 and p is adjusted by less
+than 0.004, so that the mean is 1.
 """
 
 from __future__ import annotations
@@ -12,73 +12,74 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MASKS_PER_BUFFER = 512
-"""Masks that are cut from one strip before it is drawn anew: a hundred steps of five layers."""
+"""Masks per buffer before it is resampled: a hundred steps of five layers."""
 
 BUFFER_FACTOR = 4
-"""How many of the largest maps a strip holds."""
+"""Size of a buffer, in multiples of the largest mask."""
 
 
 def draw(mask: Tensor, rate: float) -> Tensor:
     """Fill ``mask`` in place with independent draws: 0 with probability ``rate``, else 1 / (1 - ``rate``).
 
-    The latter is rounded to the dtype, and comes as often as makes the mean 1.
+    The scale is rounded to the dtype and the rate is adjusted to it, so that the mean is 1.
     """
     scale = torch.tensor(1 / (1 - rate), dtype=mask.dtype).item()
     return mask.bernoulli_(1 / scale).mul_(scale)
 
 
 class ChannelDropout(nn.Dropout2d):
-    """``Dropout2d``, with masks of mean 1."""
+    """``Dropout2d`` with masks of mean 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) with whole channels dropped while training."""
+        """Drop whole channels of (N, C, H, W) in training mode."""
         if not self.training or not self.p:
             return x
         return x * draw(x.new_empty(*x.shape[:2], 1, 1), self.p)
 
 
 class MaskBuffer:
-    """A long row of independent draws of dropout at ``rate``.
+    """A buffer of independent dropout draws at ``rate``.
 
-    Every mask is a stretch of it from an offset of its own, so that elements of one mask are
-    independent, and two masks are, unless their stretches overlap: then the one is the other
-    shifted by a random distance, until the strip is drawn anew.
+    Each mask is a slice at a random offset. Overlapping slices are shifted copies of each other, so
+    the masks are only approximately independent until the buffer is resampled.
     """
 
-    def __init__(self, rate: float, stretches: int = MASKS_PER_BUFFER) -> None:
+    def __init__(self, rate: float, n_masks: int = MASKS_PER_BUFFER) -> None:
         self.rate = rate
-        self._stretches = stretches
-        self._strip = torch.empty(0)
-        self._cut = 0
+        self._n_masks = n_masks
+        self._buffer = torch.empty(0)
+        self._used = 0
 
-    def cut(self, x: Tensor) -> Tensor:
+    def slice(self, x: Tensor) -> Tensor:
         """A mask for ``x``, a dense CPU tensor: same shape, dtype and layout, without a copy."""
-        if self._cut == 0 or self._strip.numel() < BUFFER_FACTOR * x.numel() or self._strip.dtype != x.dtype:
-            # A new tensor: a backward pass may hold the old one.
-            self._strip = draw(torch.empty(BUFFER_FACTOR * x.numel(), dtype=x.dtype), self.rate)
-        self._cut = (self._cut + 1) % self._stretches
-        offset = int(torch.randint(self._strip.numel() - x.numel(), ()))
-        return self._strip.as_strided(x.shape, x.stride(), offset)
+        size = BUFFER_FACTOR * x.numel()
+        if self._used == 0 or self._buffer.numel() < size or self._buffer.dtype != x.dtype:
+            # A new tensor, since a backward pass may still need the old one.
+            self._buffer = draw(torch.empty(size, dtype=x.dtype), self.rate)
+        self._used = (self._used + 1) % self._n_masks
+        offset = int(torch.randint(self._buffer.numel() - x.numel(), ()))
+        return self._buffer.as_strided(x.shape, x.stride(), offset)
 
 
 class BufferedDropout(nn.Module):
-    """Dropout with masks from a strip on a CPU; elsewhere torch's own, which is one kernel there.
+    """Dropout with masks of a buffer on a CPU, and torch's dropout on other devices.
 
-    Forward and backward of a (128, 12, 28, 28) map in bf16 take 0.9 ms on one core, the drawing of
-    the strip included, where torch's take 9.2 ms (``python -m mnist_search.research.profile_step layers``).
+    On one core, forward and backward passes of a (128, 12, 28, 28) map in bf16 take 0.9 ms,
+    resampling included, and 9.2 ms with torch's dropout
+    (``python -m mnist_search.research.profile_step layers``).
     """
 
-    def __init__(self, strip: MaskBuffer) -> None:
+    def __init__(self, buffer: MaskBuffer) -> None:
         super().__init__()
-        self._strip = strip
+        self._buffer = buffer
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` of any shape, thinned while training."""
-        rate = self._strip.rate
+        """Drop elements of ``x``, of any shape, in training mode."""
+        rate = self._buffer.rate
         if not self.training or not rate:
             return x
-        return x * self._strip.cut(x) if x.device.type == "cpu" else F.dropout(x, rate)
+        return x * self._buffer.slice(x) if x.device.type == "cpu" else F.dropout(x, rate)
 
     def extra_repr(self) -> str:
-        """The rate."""
-        return f"rate={self._strip.rate}"
+        """The rate, as torch's dropout shows it."""
+        return f"p={self._buffer.rate}"

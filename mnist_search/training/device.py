@@ -1,4 +1,4 @@
-"""Where to train."""
+"""Device, compute mode and number of worker processes, chosen by rule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Precision: TypeAlias = Literal["bf16", "fp32"]
 PrecisionChoice: TypeAlias = Literal["auto", "bf16", "fp32"]
 
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""CPU capabilities with bf16 arithmetic, by torch's names: x86-64 AVX-512 and AMX, and Arm."""
+"""torch's names of CPU capabilities with bf16 arithmetic: x86-64 AVX-512 and AMX, and Arm."""
 
 JOBS_PER_ACCELERATOR = 2
 """Processes on one accelerator: kernels of different processes are time-sliced, so that more do not pay.
@@ -27,22 +27,16 @@ The second process trains while the first evaluates and writes.
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cuda``, ``mps`` or ``cpu`` stands for here.
+    """The device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
 
     Raises:
-        UnusableConfiguration: the named device does not exist here.
+        UnusableConfiguration: this machine has no such device.
     """
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, there in present.items() if there)
-    if not present[name]:
-        raise UnusableConfiguration(
-            f"no {name} device on this machine; train on what there is with --device auto"
-        )
+        name = next(kind for kind, is_available in available.items() if is_available)
+    if not available[name]:
+        raise UnusableConfiguration(f"no {name} device on this machine; select one with --device auto")
     return torch.device(name)
 
 
@@ -98,21 +92,16 @@ def default_jobs(device: torch.device) -> int:
 
 
 def describe_device(device: torch.device) -> str:
-    """A short name for people: the GPU's model or the CPU's."""
+    """Model name of a GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.cpu.get_capabilities().get('cpu_name', '')}".strip()
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU had no room for something."""
-    return isinstance(error, torch.OutOfMemoryError)
-
-
 def use_one_thread() -> None:
-    """Give this process one core: several such processes outrun one with several threads.
+    """Use one core: on small networks several such processes are faster than one with several threads.
 
-    Must run before the first tensor operation.
+    Call it before the first tensor operation.
     """
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
@@ -120,5 +109,5 @@ def use_one_thread() -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A moving average of weights."""
+"""Exponential moving average of weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ExponentialMovingAverage:
-    """An exponential moving average of a network's weights and running statistics.
+    """An exponential moving average of a network's weights and buffers.
 
-    What ``torch.optim.swa_utils.AveragedModel`` does with ``use_buffers``, but for its asking the
-    device at every step how many steps there were.
+    Equal to ``torch.optim.swa_utils.AveragedModel`` with ``use_buffers``, which reads its step count
+    from the device at every update and so cannot be captured in a CUDA graph.
 
     Attributes:
         module: a network with the averaged weights.
@@ -22,21 +22,22 @@ class ExponentialMovingAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.module = deepcopy(network)
         self._average = get_ema_multi_avg_fn(decay)
-        self._begun = False
+        self._is_empty = True
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take the weights as they are now into the average; the first are the average."""
-        if not self._begun:
+        """Add the current weights to the average; the first call copies them."""
+        if self._is_empty:
             self.module.load_state_dict(network.state_dict())
-            self._begun = True
+            self._is_empty = False
             return
-        for averaged, current in zip(_lists(self.module), _lists(network), strict=True):
+        pairs = zip(_float_and_int_tensors(self.module), _float_and_int_tensors(network), strict=True)
+        for averaged, current in pairs:
             if averaged:
                 self._average(averaged, current, 0)
 
 
-def _lists(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Numbers that are averaged together: floating ones, and counts of batches."""
-    all_of = [*network.parameters(), *network.buffers()]
-    return [x for x in all_of if x.is_floating_point()], [x for x in all_of if not x.is_floating_point()]
+def _float_and_int_tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and buffers by type: ``torch._foreach`` functions take one type per call."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return [x for x in tensors if x.is_floating_point()], [x for x in tensors if not x.is_floating_point()]

@@ -1,4 +1,4 @@
-"""An architecture as a torch module, and back to what it says of itself."""
+"""An architecture as a torch module, and its weights as safetensors."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from mnist_search.training.cpu_batch_norm import FoldedBatchNorm
 from mnist_search.training.cpu_dropout import BufferedDropout, ChannelDropout, MaskBuffer
-from search_space import architecture as spec
-from search_space.architecture import INPUT_SHAPE, Architecture
+from search_space import Architecture
+from search_space import architecture as arch
 
 MEAN, STD = 0.1307, 0.3081
 """Mean and standard deviation of the training pixels, in [0, 1]."""
@@ -20,12 +21,12 @@ MEAN, STD = 0.1307, 0.3081
 
 @dataclass(frozen=True, slots=True)
 class LayerFactory:
-    """What a network's layers are made of.
+    """Classes to build layers from, where there is a choice.
 
     Attributes:
-        dropout: makes element-wise dropout from its rate.
-        channel_dropout: makes dropout of whole channels from its rate.
-        norm: makes batch norm from its channels and ``affine``.
+        dropout: element-wise dropout, from its rate.
+        channel_dropout: dropout of whole channels, from its rate.
+        norm: batch norm, from its channels and ``affine``.
     """
 
     dropout: Callable[[float], nn.Module]
@@ -38,15 +39,15 @@ REFERENCE_LAYERS = LayerFactory(nn.Dropout, nn.Dropout2d, nn.BatchNorm2d)
 
 
 def fast_layers() -> LayerFactory:
-    """Layers that do the same in less time; element-wise dropout of one rate shares its masks."""
-    strip = cache(MaskBuffer)
-    return LayerFactory(lambda rate: BufferedDropout(strip(rate)), ChannelDropout, FoldedBatchNorm)
+    """Equivalent layers that are faster on a CPU; element-wise dropout layers of one rate share a buffer."""
+    buffer = cache(MaskBuffer)
+    return LayerFactory(lambda rate: BufferedDropout(buffer(rate)), ChannelDropout, FoldedBatchNorm)
 
 
 class Network(nn.Module):
-    """A network for pixels in [0, 1] of shape (N, 1, 28, 28); gives (N, 10) logits.
+    """A network from (N, 1, 28, 28) pixels in [0, 1] to (N, 10) logits.
 
-    It holds its own normalisation, as buffers: they are not learned and not counted.
+    It normalises its input; mean and standard deviation are buffers, not parameters.
     """
 
     mean: Tensor
@@ -65,62 +66,65 @@ class Network(nn.Module):
 
 
 def build(architecture: Architecture, seed: int, layer_factory: LayerFactory | None = None) -> Network:
-    """A freshly initialised network on the CPU; ``seed`` decides the weights.
+    """A network with initial weights, on the CPU.
 
     Args:
-        architecture: what to build.
-        seed: of torch's global generator, which draws the weights.
-        layer_factory: what to build it of, fast layers by default.
+        architecture: the layers.
+        seed: of torch's global generator, for the weights.
+        layer_factory: fast layers by default.
 
     Raises:
-        AssertionError: torch counts other parameters than the closed form.
+        AssertionError: torch's parameter count differs from the closed form.
     """
     torch.manual_seed(seed)
     network = Network(architecture, layer_factory or fast_layers())
-    built = count(network)
-    assert built == architecture.num_params(), f"{built} parameters, not {architecture.num_params()}"
+    actual, expected = count(network), architecture.num_params()
+    assert actual == expected, f"{actual} parameters, not {expected}"
     return network
 
 
+def to_safetensors(network: nn.Module) -> bytes:
+    """Weights and buffers of a network on any device."""
+    return safetensors.torch.save({k: v.cpu().contiguous() for k, v in network.state_dict().items()})
+
+
+def load_network(architecture: Architecture, weights: bytes) -> Network:
+    """A network of torch's own layers with these weights (safetensors), in evaluation mode on the CPU."""
+    network = Network(architecture)
+    network.load_state_dict(safetensors.torch.load(weights))
+    return network.eval()
+
+
 def count(module: nn.Module) -> int:
-    """Learned parameters of a torch module."""
+    """Number of learned parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
-def layer_table(network: nn.Module) -> str:
-    """The layer-by-layer summary as text, for one image."""
-    from torchinfo import summary  # only where a summary is wanted
-
-    columns = ("output_size", "num_params", "mult_adds")
-    table = summary(network, input_size=(1, *INPUT_SHAPE), col_names=columns, verbose=0, device="cpu")
-    return str(table)
-
-
 def modules(architecture: Architecture, layer_factory: LayerFactory) -> Iterator[nn.Module]:
-    """The layers as torch's modules, for pixels that are normalised already."""
-    shape = INPUT_SHAPE
+    """Build torch modules of the layers; their input is normalised pixels."""
+    shape = arch.INPUT_SHAPE
     for layer in architecture.layers:
         yield _module(layer, shape, layer_factory)
         shape = layer.output_shape(shape)
 
 
-def _module(layer: spec.Layer, shape: spec.Shape, layer_factory: LayerFactory) -> nn.Module:  # noqa: PLR0911 - one line a layer
+def _module(layer: arch.Layer, shape: arch.Shape, layer_factory: LayerFactory) -> nn.Module:  # noqa: PLR0911 - one line a layer
     match layer:
-        case spec.Conv(out, kernel, padding, bias):
+        case arch.Conv(out, kernel, padding, bias):
             return nn.Conv2d(shape[0], out, kernel, padding=padding, bias=bias)
-        case spec.Linear(out, bias):
+        case arch.Linear(out, bias):
             return nn.Linear(shape[0], out, bias=bias)
-        case spec.BatchNorm(affine):
+        case arch.BatchNorm(affine):
             return layer_factory.norm(shape[0], affine=affine)
-        case spec.ReLU():
+        case arch.ReLU():
             return nn.ReLU()
-        case spec.Dropout(rate, "channel"):
+        case arch.Dropout(rate, "channel"):
             return layer_factory.channel_dropout(rate)
-        case spec.Dropout(rate):
+        case arch.Dropout(rate):
             return layer_factory.dropout(rate)
-        case spec.MaxPool(size):
+        case arch.MaxPool(size):
             return nn.MaxPool2d(size)
-        case spec.GlobalAvgPool():
+        case arch.GlobalAvgPool():
             return nn.AdaptiveAvgPool2d(1)
-        case spec.Flatten():
+        case arch.Flatten():
             return nn.Flatten()

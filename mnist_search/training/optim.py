@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules of torch, made from their descriptions."""
+"""torch optimizers and learning-rate schedules, built from their configurations."""
 
 from __future__ import annotations
 
@@ -9,99 +9,78 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from mnist_search.training.capturable import CapturableAdam, CapturableSGD
-from search_space.training_config import (
-    SGD,
-    Adam,
-    Constant,
-    Cosine,
-    OneCycle,
-    Optimizer,
-    Plateau,
-    Schedule,
-    Step,
-)
+from search_space import training_config as configs
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], how: Optimizer, *, capturable: bool = False
+    parameters: Iterable[nn.Parameter], config: configs.Optimizer, *, capturable: bool = False
 ) -> torch.optim.Optimizer:
-    """An optimizer of torch's as one fused kernel, or one that a CUDA graph can record with its schedule."""
-    match how:
-        case SGD(lr, momentum, nesterov, decay):
+    """A fused optimizer of torch, or one that a CUDA graph can capture with its schedule."""
+    match config:
+        case configs.SGD(lr, momentum, nesterov, decay):
             if capturable:
                 return CapturableSGD(parameters, lr, momentum, decay, nesterov=nesterov)
             return torch.optim.SGD(
                 parameters, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=True
             )
-        case Adam(lr, decay, decoupled):
+        case configs.Adam(lr, decay, decoupled):
             if capturable:
                 return CapturableAdam(parameters, lr, decay, decoupled=decoupled)
-            kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-            return kind(parameters, lr, weight_decay=decay, fused=True)
+            optimizer = torch.optim.AdamW if decoupled else torch.optim.Adam
+            return optimizer(parameters, lr, weight_decay=decay, fused=True)
 
 
 class LearningRate:
-    """A schedule that is told of every step and of every epoch's accuracy.
+    """A learning-rate schedule: ``Plateau`` changes the rate after an epoch, the others after a step.
 
     Attributes:
-        last: the rate of the step before.
+        last: learning rate of the previous step.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, how: Schedule, epochs: int, steps_per_epoch: int
+        self, optimizer: torch.optim.Optimizer, config: configs.Schedule, epochs: int, steps_per_epoch: int
     ) -> None:
         self._optimizer = optimizer
-        self._by_step = _by_step(optimizer, how, epochs * steps_per_epoch)
-        self._by_epoch = _by_epoch(optimizer, how)
-        self._plateau = _plateau(optimizer, how)
+        self._scheduler = _make_scheduler(optimizer, config, epochs, steps_per_epoch)
         self.last = self.value
 
     @property
     def value(self) -> float:
-        """The rate of the next step."""
+        """Learning rate of the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> None:
-        """Move on by one step."""
+        """Advance by one step."""
         self.last = self.value
-        if self._by_step:
-            self._by_step.step()
+        if self._scheduler and not isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
+            self._scheduler.step()
 
     def after_epoch(self, accuracy: float) -> None:
-        """Move on by one epoch that reached ``accuracy``."""
-        if self._by_epoch:
-            self._by_epoch.step()
-        if self._plateau:
-            self._plateau.step(accuracy)
+        """Advance by one epoch with this accuracy."""
+        if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
+            self._scheduler.step(accuracy)
 
 
-def _by_step(optimizer: torch.optim.Optimizer, how: Schedule, steps: int) -> lr_scheduler.LRScheduler | None:
-    match how:
-        case OneCycle(pct_start, div_factor, final_div_factor):
-            peak = optimizer.param_groups[0]["lr"]
+def _make_scheduler(
+    optimizer: torch.optim.Optimizer, config: configs.Schedule, epochs: int, steps_per_epoch: int
+) -> lr_scheduler.LRScheduler | None:
+    match config:
+        case configs.Constant():
+            return None
+        case configs.OneCycle(pct_start, div_factor, final_div_factor):
             return lr_scheduler.OneCycleLR(
-                optimizer, peak, total_steps=steps + 1, pct_start=pct_start,
-                div_factor=div_factor, final_div_factor=final_div_factor,
-            )  # fmt: skip
-        case Cosine():
-            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        case _:
-            return None
-
-
-def _by_epoch(optimizer: torch.optim.Optimizer, how: Schedule) -> lr_scheduler.StepLR | None:
-    match how:
-        case Step(step_size, gamma):
-            return lr_scheduler.StepLR(optimizer, step_size, gamma)
-        case Constant() | OneCycle() | Cosine() | Plateau():
-            return None
-
-
-def _plateau(optimizer: torch.optim.Optimizer, how: Schedule) -> lr_scheduler.ReduceLROnPlateau | None:
-    match how:
-        case Plateau(factor, patience, min_lr):
+                optimizer,
+                max_lr=optimizer.param_groups[0]["lr"],
+                total_steps=epochs * steps_per_epoch + 1,
+                pct_start=pct_start,
+                div_factor=div_factor,
+                final_div_factor=final_div_factor,
+            )
+        case configs.Cosine():
+            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * steps_per_epoch)
+        case configs.Step(step_size, gamma):
+            return lr_scheduler.StepLR(optimizer, step_size * steps_per_epoch, gamma)
+        case configs.Plateau(factor, patience, min_lr):
             return lr_scheduler.ReduceLROnPlateau(
                 optimizer, mode="max", factor=factor, patience=patience, min_lr=min_lr
             )
-        case _:
-            return None

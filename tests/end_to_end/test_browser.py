@@ -1,11 +1,10 @@
-"""What people see: the MLflow UI on a real study, in a real browser."""
+"""The MLflow UI on a real study, in a real browser."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 from PIL import Image
+from support import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -28,12 +28,12 @@ QUIET = [
     "--disable-sync",
 ]
 STUDY = "budget-1500"
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 
 
 @pytest.fixture(scope="module")
-def tracking_config(tmp_path_factory, mnist_dir):
-    """A folder with a study of four trials, made by the command line."""
+def workdir(tmp_path_factory, mnist_dir):
+    """A folder with a study of four trials, created by the command line."""
     folder = tmp_path_factory.mktemp("browser")
     command = [sys.executable, "-m", "mnist_search"]
     options = "--budget 1500 --trials 4 --epochs 2 --train-images 2000 --val-images 1000 --pruner none"
@@ -42,25 +42,23 @@ def tracking_config(tmp_path_factory, mnist_dir):
 
 
 @pytest.fixture(scope="module")
-def trials(tracking_config):
-    """The trials as the store has them, the best first."""
+def trials(workdir):
+    """The trials in the store, the best first."""
     command = [sys.executable, "-m", "mnist_search", "trials", STUDY, "--format", "json"]
-    told = subprocess.run(command, cwd=tracking_config, check=True, capture_output=True, text=True).stdout
-    return sorted(json.loads(told), key=lambda trial: -trial["val_accuracy"])
+    output = subprocess.run(command, cwd=workdir, check=True, capture_output=True, text=True).stdout
+    return sorted(json.loads(output), key=lambda trial: -trial["val_accuracy"])
 
 
 @pytest.fixture(scope="module")
-def address(tracking_config):
+def address(workdir):
     """``mnist-search ui``, running in that folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mnist_search", "ui", "--port", str(port)]
-    log = (tracking_config / "ui.log").open("w")
+    log = (workdir / "ui.log").open("w")
     with (
         log,
         subprocess.Popen(
-            command, cwd=tracking_config, env=os.environ, start_new_session=True, stdout=log, stderr=log
+            command, cwd=workdir, env=os.environ, start_new_session=True, stdout=log, stderr=log
         ) as server,
     ):
         url = f"http://127.0.0.1:{port}"
@@ -74,7 +72,7 @@ def address(tracking_config):
 def wait_for(url, server):
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        assert server.poll() is None, "the server ended"
+        assert server.poll() is None, "the server exited"
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2):
                 return
@@ -85,7 +83,7 @@ def wait_for(url, server):
 
 @pytest.fixture(scope="module")
 def browser():
-    """The machine's own Chromium."""
+    """Chromium of this machine."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium on this machine")
@@ -100,7 +98,7 @@ def browser():
 @pytest.fixture
 def page(browser):
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
@@ -113,26 +111,26 @@ def runs(address, **query):
 
 
 def best_first(address, condition):
-    """The address of the runs that meet it; sorted by a metric the table is flat."""
+    """URL of the runs that match; sorted by a metric the table is flat."""
     order = {"orderByKey": "metrics.`val_accuracy`", "orderByAsc": "false"}
     return runs(address, searchFilter=condition, **order)
 
 
 def names(page, count):
-    """The runs in the table from top to bottom, once there are ``count``."""
+    """Names of the runs in the table from top to bottom, once it has ``count`` of them."""
     page.get_by_text(f"{count} matching runs").wait_for()
     cells = page.locator("[role=gridcell][col-id*='Run Name']").filter(has=page.get_by_role("link")).all()
     tops = {cell.get_by_role("link").inner_text(): cell.bounding_box()["y"] for cell in cells}
     return sorted(tops, key=tops.__getitem__)
 
 
-def assert_shows_something(page, path):
-    """The screenshot is no blank page."""
+def assert_not_blank(page, path):
+    """The screenshot has contrast."""
     page.screenshot(path=path)
     assert np.asarray(Image.open(path).convert("L")).std() > 10
 
 
-def test_a_study_is_one_run_that_unfolds_into_its_trials(page, address, trials, tmp_path):
+def test_run_of_a_study_expands_to_its_trials(page, address, trials, tmp_path):
     page.goto(runs(address))
     parent = page.get_by_role("link", name=STUDY, exact=True)
     parent.wait_for()
@@ -142,7 +140,7 @@ def test_a_study_is_one_run_that_unfolds_into_its_trials(page, address, trials, 
 
     for trial in trials:
         page.get_by_role("link", name=f"{STUDY} trial {trial['number']}", exact=True).first.wait_for()
-    assert_shows_something(page, tmp_path / "study.png")
+    assert_not_blank(page, tmp_path / "study.png")
 
 
 def test_trials_sort_by_their_accuracy(page, address, trials):
@@ -163,7 +161,7 @@ def test_trials_filter_by_their_parameters(page, address, trials):
     assert set(names(page, len(few))) == few
 
 
-def test_a_trial_shows_its_parameters_curves_layers_and_model(page, address, trials, tmp_path):
+def test_trial_shows_its_parameters_curves_layers_and_model(page, address, trials, tmp_path):
     best = trials[0]
     run = f"{address}/#/experiments/1/runs/{best['run_id']}"
 
@@ -173,15 +171,15 @@ def test_a_trial_shows_its_parameters_curves_layers_and_model(page, address, tri
 
     page.goto(f"{run}/model-metrics")
     page.get_by_text(f"{STUDY} trial {best['number']} (val_accuracy)").first.wait_for()
-    assert_shows_something(page, tmp_path / "curves.png")
+    assert_not_blank(page, tmp_path / "curves.png")
 
     page.goto(f"{run}/artifacts/layers.txt")
-    page.get_by_text("Mult-Adds").first.wait_for()
+    page.get_by_text("Total multiply-adds").first.wait_for()
 
 
-def test_the_parent_tells_how_the_study_stands(page, address, trials, tmp_path):
+def test_parent_run_shows_the_progress_of_the_study(page, address, trials, tmp_path):
     page.goto(runs(address))
     page.get_by_role("link", name=STUDY, exact=True).click()
 
     page.get_by_text(f"{len(trials)} of {len(trials)}").first.wait_for()
-    assert_shows_something(page, tmp_path / "parent.png")
+    assert_not_blank(page, tmp_path / "parent.png")

@@ -1,13 +1,13 @@
-"""The main job as a user runs it: real processes, real MNIST, real stores, real signals."""
+"""``run`` and ``resume`` as a user runs them: real processes, MNIST, stores and signals."""
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's, when it is read in this process
+pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow in this process
 
 SMALL = [
     "run", "--budget", "1500", "--epochs", "2", "--train-images", "2000", "--val-images", "500",
@@ -32,8 +32,8 @@ def _data(mnist_dir, monkeypatch):
 
 
 @pytest.fixture
-def begin(tmp_path):
-    """Starts ``mnist-search`` in a process group of its own and leaves it running."""
+def start(tmp_path):
+    """Start ``mnist-search`` in a new process group."""
     groups = []
 
     def call(*arguments):
@@ -54,26 +54,26 @@ def begin(tmp_path):
         process.wait()
 
 
-def ledger_of(folder, study="budget-1500"):
+def open_study(folder, study="budget-1500"):
     return SearchStudy.open(Store.open(f"sqlite:///{folder}/mnist-search.db"), study)
 
 
 def wait_for(folder, condition, seconds=60):
-    """Look into the store until something is so."""
+    """Read the store until a condition holds."""
     for _ in range(seconds * 10):
         time.sleep(0.1)
         if (folder / "mnist-search.db").exists():
             try:
-                record = ledger_of(folder).record()
-            except Exception:  # noqa: BLE001 - the study is not there yet
+                record = open_study(folder).record()
+            except Exception:  # noqa: BLE001 - the study does not exist yet
                 continue
             if condition(record):
                 return record
-    pytest.fail("it did not come to that")
+    pytest.fail(f"the condition did not hold within {seconds} s")
 
 
 def runs_of(folder):
-    """Trial runs by number, the study's run, and the client to ask more."""
+    """Trial runs by number, the study's run, and a client."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -86,10 +86,8 @@ def runs_of(folder):
 
 
 def assert_sound(folder, trials):
-    """What must hold of both stores after anything."""
-    import sqlite3
-
-    record = ledger_of(folder).record()
+    """Check the invariants of both stores."""
+    record = open_study(folder).record()
     assert [t.number for t in record.trials] == list(range(trials))
     assert all(t.is_finished for t in record.trials)
     assert all(t.num_params <= record.config.budget for t in record.trials)
@@ -106,7 +104,7 @@ def assert_sound(folder, trials):
     return record
 
 
-def test_a_run_ends_with_exactly_its_trials_and_models_within_the_budget(command, tmp_path):
+def test_run_trains_n_trials_within_the_budget_and_keeps_models(command, tmp_path):
     import mlflow
 
     done = command(*SMALL, "--trials", "4", "--jobs", "2", "--keep-models", "2")
@@ -137,20 +135,19 @@ def test_a_run_ends_with_exactly_its_trials_and_models_within_the_budget(command
     assert_sound(tmp_path, trials=5)
 
 
-def test_the_search_never_opens_a_test_file(command, tmp_path, mnist_dir):
+def test_run_opens_no_test_file(command, tmp_path, mnist_dir):
     folder = tmp_path / "train-only"
     folder.mkdir()
     for path in mnist_dir.glob("train-*"):
         (folder / path.name).symlink_to(path)
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
-        (folder / name).mkdir()  # to open it would fail
+        (folder / name).mkdir()  # opening it would fail
         (folder / f"{name}.gz").mkdir()
 
     done = command(*SMALL, "--trials", "1", "--no-mlflow", MNIST_SEARCH_DATA=str(folder))
 
     assert done.code == 0, done.err
-    assert_code = command("data", MNIST_SEARCH_DATA=str(folder))
-    assert assert_code.code == 69
+    assert command("data", MNIST_SEARCH_DATA=str(folder)).code == 69
 
 
 @pytest.mark.parametrize(
@@ -161,18 +158,18 @@ def test_the_search_never_opens_a_test_file(command, tmp_path, mnist_dir):
         pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_stops_cleanly_and_the_printed_command_goes_on(begin, command, tmp_path, number, code):
+def test_signal_stops_a_run_and_the_printed_command_continues_it(start, command, tmp_path, number, code):
     arguments = [*SMALL, "--trials", "3", "--jobs", "1", "--epochs", "3"]
-    process = begin(*arguments)
+    process = start(*arguments)
     wait_for(tmp_path, lambda record: any(t.run_id for t in record.trials))
 
     os.killpg(process.pid, number)  # a terminal signals the whole group
     out, err = process.communicate(timeout=30)
 
     assert process.returncode == code, err
-    assert f"go on with: mnist-search {' '.join(arguments)}" in err
+    assert f"continue with: mnist-search {' '.join(arguments)}" in err
     assert "trials done" in out
-    states = {t.state for t in ledger_of(tmp_path).record().trials}
+    states = {t.state for t in open_study(tmp_path).record().trials}
     assert "RUNNING" not in states
     runs, parent, _ = runs_of(tmp_path)
     assert parent.info.status == "KILLED"
@@ -182,8 +179,8 @@ def test_a_signal_stops_cleanly_and_the_printed_command_goes_on(begin, command, 
     assert_sound(tmp_path, trials=3)
 
 
-def test_a_second_signal_ends_at_once(begin, tmp_path):
-    process = begin(*SMALL, "--trials", "3", "--jobs", "1", "--epochs", "50")
+def test_second_signal_kills_the_workers(start, tmp_path):
+    process = start(*SMALL, "--trials", "3", "--jobs", "1", "--epochs", "50")
     wait_for(tmp_path, lambda record: any(t.run_id for t in record.trials))
 
     os.kill(process.pid, signal.SIGINT)
@@ -191,25 +188,25 @@ def test_a_second_signal_ends_at_once(begin, tmp_path):
     process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert all(t.state == "WAITING" for t in ledger_of(tmp_path).record().trials)
+    assert all(t.state == "WAITING" for t in open_study(tmp_path).record().trials)
 
 
 def weights_of(folder):
-    return sorted(ledger_of(folder).queue.kept_weights().items())
+    return sorted(open_study(folder).queue.kept_weights().items())
 
 
 @pytest.mark.timeout(300)
-def test_killed_or_not_a_study_comes_to_bit_equal_weights(begin, command, tmp_path):
-    """One worker, killed with its whole group at three seeded moments."""
+def test_killed_study_has_bit_equal_weights(start, command, tmp_path):
+    """One worker, killed with its process group at three random times."""
     arguments = [*SMALL, "--trials", "4", "--jobs", "1", "--seed", "7"]
     (tmp_path / "straight").mkdir()
     at = ["--storage", f"sqlite:///{tmp_path}/straight/mnist-search.db", "--no-mlflow"]
     assert command(*arguments, *at).code == 0
-    moments = random.Random(0)
+    delays = random.Random(0)
     for done in (0, 1, 2):
-        process = begin(*arguments)
+        process = start(*arguments)
         wait_for(tmp_path, lambda record, done=done: len(record.done) >= done and len(record.trials) > done)
-        time.sleep(moments.random())
+        time.sleep(delays.random())
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -217,16 +214,16 @@ def test_killed_or_not_a_study_comes_to_bit_equal_weights(begin, command, tmp_pa
 
     assert last.code == 0, last.err
     record = assert_sound(tmp_path, trials=4)
-    straight = ledger_of(tmp_path / "straight").record()
+    straight = open_study(tmp_path / "straight").record()
     assert [t.params for t in record.trials] == [t.params for t in straight.trials]
     assert [t.val_accuracy for t in record.trials] == [t.val_accuracy for t in straight.trials]
     assert weights_of(tmp_path) == weights_of(tmp_path / "straight")
 
 
-def test_a_worker_that_is_killed_is_replaced(begin, tmp_path):
+def test_killed_worker_is_replaced(start, tmp_path):
     import psutil
 
-    process = begin(*SMALL, "--trials", "2", "--jobs", "1")
+    process = start(*SMALL, "--trials", "2", "--jobs", "1")
     wait_for(tmp_path, lambda record: any(t.run_id for t in record.trials))
     children = psutil.Process(process.pid).children(recursive=True)
     (worker,) = (c for c in children if "spawn_main" in " ".join(c.cmdline()))
@@ -235,15 +232,15 @@ def test_a_worker_that_is_killed_is_replaced(begin, tmp_path):
     _, err = process.communicate(timeout=90)
 
     assert process.returncode == 0, err
-    assert "a worker died (exit code -9); another takes its trial" in err
-    assert sum(t.deaths for t in assert_sound(tmp_path, trials=2).trials) == 1
+    assert "a worker crashed (exit code -9); starting another" in err
+    assert sum(t.crashes for t in assert_sound(tmp_path, trials=2).trials) == 1
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_told_to_leave_is_replaced_and_costs_its_trial_nothing(begin, tmp_path):
+def test_terminated_worker_is_replaced_without_a_crash_of_its_trial(start, tmp_path):
     import psutil
 
-    process = begin(*SMALL, "--trials", "2", "--jobs", "1", "--no-mlflow", "--epochs", "6")
+    process = start(*SMALL, "--trials", "2", "--jobs", "1", "--no-mlflow", "--epochs", "6")
     wait_for(tmp_path, lambda record: record.trials and record.trials[0].num_params)
     children = psutil.Process(process.pid).children(recursive=True)
     (worker,) = (c for c in children if "spawn_main" in " ".join(c.cmdline()))
@@ -252,36 +249,36 @@ def test_a_worker_that_is_told_to_leave_is_replaced_and_costs_its_trial_nothing(
     _, err = process.communicate(timeout=90)
 
     assert process.returncode == 0, err
-    record = ledger_of(tmp_path).record()
+    record = open_study(tmp_path).record()
     assert [t.state for t in record.trials] == ["COMPLETE"] * 2
-    assert sum(t.deaths for t in record.trials) == 0
+    assert sum(t.crashes for t in record.trials) == 0
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_run_and_loses_nothing(command, tmp_path):
+def test_full_disk_stops_the_run_without_losing_trials(command, tmp_path):
     import resource
 
     assert command(*SMALL, "--trials", "1", "--no-mlflow", "--jobs", "1").code == 0
     size = (tmp_path / "mnist-search.db").stat().st_size
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {resource.RLIM_INFINITY}))"
-    begin = f"{limit}; from mnist_search.cli.app import main; main()"
+    limited_main = f"{limit}; from mnist_search.cli.app import main; main()"
 
     full = subprocess.run(
-        [sys.executable, "-c", begin, *SMALL, "--trials", "9", "--no-mlflow", "--jobs", "1"],
+        [sys.executable, "-c", limited_main, *SMALL, "--trials", "9", "--no-mlflow", "--jobs", "1"],
         cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
     assert full.returncode == 74, full.stderr
-    assert "make room" in full.stderr.splitlines()[-1]
+    assert "free disk space" in full.stderr.splitlines()[-1]
     assert "Traceback" not in full.stderr
     assert command(*SMALL, "--trials", "9", "--no-mlflow").code == 0
-    assert [t.number for t in ledger_of(tmp_path).record().done] == list(range(9))
+    assert [t.number for t in open_study(tmp_path).record().done] == list(range(9))
 
 
-def test_workers_whose_supervisor_is_killed_stop(begin, tmp_path):
+def test_workers_stop_when_their_supervisor_is_killed(start, tmp_path):
     import psutil
 
-    process = begin(*SMALL, "--trials", "5", "--jobs", "2", "--epochs", "50", "--no-mlflow")
+    process = start(*SMALL, "--trials", "5", "--jobs", "2", "--epochs", "50", "--no-mlflow")
     wait_for(
         tmp_path, lambda record: sum(t.state == "RUNNING" and bool(t.num_params) for t in record.trials) == 2
     )
@@ -291,37 +288,46 @@ def test_workers_whose_supervisor_is_killed_stop(begin, tmp_path):
 
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert alive == []
-    assert {t.state for t in ledger_of(tmp_path).record().trials} == {"WAITING"}
+    assert {t.state for t in open_study(tmp_path).record().trials} == {"WAITING"}
 
 
-def test_a_time_limit_before_any_finished_trial_is_exit_code_3(command, tmp_path):
+def test_timeout_before_any_finished_trial_is_exit_code_3(command, tmp_path):
     done = command(
-        *SMALL, "--trials", "3", "--epochs", "500", "--timeout", "12s", "--no-mlflow", "--jobs", "1"
+        *SMALL, "--trials", "3", "--epochs", "10000", "--timeout", "12s", "--no-mlflow", "--jobs", "1"
     )
 
     assert done.code == 3, done.err
     assert "the timeout of 12 s was reached before any trial finished" in done.err
-    assert all(t.state == "WAITING" for t in ledger_of(tmp_path).record().trials)
+    assert all(t.state == "WAITING" for t in open_study(tmp_path).record().trials)
 
 
-def test_target_and_trial_timeout_bite_inside_a_study(command, tmp_path):
+def test_stop_conditions_and_trial_timeout_apply(command, tmp_path):
     done = command(
-        *SMALL, "--trials", "2", "--epochs", "300", "--trial-timeout", "2s", "--no-mlflow", "--jobs", "1",
+        *SMALL, "--trials", "2", "--epochs", "10000", "--trial-timeout", "2s", "--no-mlflow", "--jobs", "1",
     )  # fmt: skip
 
-    states = [(t.state, t.reason) for t in ledger_of(tmp_path).record().done]
+    states = [(t.state, t.reason) for t in open_study(tmp_path).record().done]
     assert done.code == 0, done.err
     assert states == [("PRUNED", "trial timeout of 2 s")] * 2
 
     reached = command(
-        *SMALL, "--study", "easy", "--trials", "9", "--target", "0.05", "--no-mlflow", "--jobs", "1"
+        *SMALL, "--study", "easy", "--trials", "9", "--target-accuracy", "0.05", "--no-mlflow", "--jobs", "1"
     )
     assert reached.code == 0
-    assert "reached the target of 0.0500" in reached.err
-    assert len(ledger_of(tmp_path, "easy").record().done) == 1
+    assert "reached the target accuracy of 0.0500" in reached.err
+    assert len(open_study(tmp_path, "easy").record().done) == 1
 
 
-def test_enqueued_trials_over_the_budget_never_train(command, tmp_path):
+def test_patience_stops_a_study(command, tmp_path):
+    done = command(*SMALL, "--epochs", "1", "--trials", "30", "--patience", "1", "--no-mlflow", "--jobs", "1")
+
+    record = open_study(tmp_path).record()
+    assert done.code == 0, done.err
+    assert f"since trial {record.best.number}" in done.err
+    assert record.best.number == len(record.trials) - 2
+
+
+def test_enqueued_trial_over_the_budget_is_not_trained(command, tmp_path):
     assert command(*SMALL, "--trials", "1", "--no-mlflow").code == 0
     store = Store.open(f"sqlite:///{tmp_path}/mnist-search.db", write=True)
     search_study = SearchStudy.open(store, "budget-1500")
@@ -339,38 +345,38 @@ def test_enqueued_trials_over_the_budget_never_train(command, tmp_path):
     assert search_study.study.trials[refused.number].state == TrialState.PRUNED
 
 
-def test_a_tracker_that_is_not_there_stops_nothing_and_is_filled_later(command, tmp_path):
+def test_unavailable_tracker_stops_nothing_and_is_synced_later(command, tmp_path):
     unreachable = ["--tracking-uri", "http://127.0.0.1:9"]
 
     done = command(*SMALL, "--trials", "1", *unreachable, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert done.code == 0, done.err
-    assert "training goes on" in done.err
+    assert "training continues" in done.err
 
     assert command(*SMALL, "--trials", "1").code == 0
     assert_sound(tmp_path, trials=1)
 
 
-def test_a_terminal_shows_a_live_table(tmp_path):
-    ours, theirs = pty.openpty()
+def test_run_shows_a_live_table_on_a_terminal(tmp_path):
+    master, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "mnist_search", *SMALL, "--trials", "1", "--no-mlflow"],
-        cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs,
+        cwd=tmp_path, stdin=terminal, stdout=subprocess.PIPE, stderr=terminal,
         env={k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color", "COLUMNS": "120"},
     )  # fmt: skip
-    os.close(theirs)
-    shown = b""
+    os.close(terminal)
+    screen = b""
     while True:
         try:
-            part = os.read(ours, 65536)
+            part = os.read(master, 65536)
         except OSError:  # the other end is closed
             break
         if not part:
             break
-        shown += part
+        screen += part
     out, _ = process.communicate(timeout=60)
 
     assert process.returncode == 0
-    text = shown.decode()
+    text = screen.decode()
     for word in (
         "trial",
         "parameters of 1,500",
@@ -381,4 +387,12 @@ def test_a_terminal_shows_a_live_table(tmp_path):
         "budget-1500: 0/1",
     ):
         assert word in text
-    assert json.loads(json.dumps(out.decode())).startswith("study")
+    assert out.decode().startswith("study")
+
+
+def test_verbose_logs_the_queue_of_every_worker_to_stderr(command):
+    done = command("--verbose", *SMALL, "--trials", "1", "--no-mlflow", "--jobs", "1")
+
+    assert done.code == 0, done.err
+    assert "mnist_search.storage.queue: claimed trial 0" in done.err
+    assert "mnist_search.storage.queue: finished trial 0: COMPLETE" in done.err

@@ -1,4 +1,4 @@
-"""How processes end."""
+"""Exit of processes without interpreter teardown."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 CHECK = """
-import atexit, sys, threading, time
+import atexit, sys, threading
 from mnist_search.process_env import ExitWithoutTeardown
 
 class Freed:
@@ -15,10 +15,10 @@ class Freed:
         print("freed")
 
 kept = Freed()
-ending = ExitWithoutTeardown()
+exit_hook = ExitWithoutTeardown()
 atexit.register(print, "a later hook")
-threading.Thread(target=lambda: (time.sleep(0.2), print("a thread"))).start()
-print("the end", end=" ")
+threading.Thread(target=lambda: (threading.main_thread().join(), print("a thread"))).start()
+print("last line", end=" ")
 {end}
 """
 
@@ -26,22 +26,22 @@ print("the end", end=" ")
 @pytest.mark.parametrize(
     ("end", "code"),
     [
-        ("ending.code = 0", 0),
-        ("ending.code = 75; sys.exit(75)", 75),
-        ("raise ValueError('nobody caught this')", 1),
+        ("exit_hook.code = 0", 0),
+        ("exit_hook.code = 75; sys.exit(75)", 75),
+        ("raise ValueError('uncaught')", 1),
     ],
 )
-def test_a_process_ends_after_its_threads_and_hooks_and_frees_nothing(end, code):
+def test_process_exits_after_threads_and_hooks_without_teardown(end, code):
     done = subprocess.run(
         [sys.executable, "-c", CHECK.format(end=end)], capture_output=True, text=True, check=False
     )
 
     assert done.returncode == code
-    assert done.stdout == "the end a thread\na later hook\n"
-    assert ("nobody caught this" in done.stderr) == (code == 1)
+    assert done.stdout == "last line a thread\na later hook\n"
+    assert ("uncaught" in done.stderr) == (code == 1)
 
 
-def test_output_that_nobody_reads_is_no_error():
+def test_command_succeeds_when_its_output_is_not_read():
     command = f"{sys.executable} -m mnist_search space --budget 8000 --format json | true"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
@@ -69,14 +69,21 @@ main()
 """
 WORKER = """
 from multiprocessing import Pipe
-from mnist_search.execution.runtime import serve
-ours, theirs = Pipe()
-serve(theirs, lambda line: None)
+from pathlib import Path
+from mnist_search.execution.config import WorkerConfig
+from mnist_search.execution.runtime import run_worker
+parent, child = Pipe()
+run_worker(
+    WorkerConfig(storage="sqlite:///none.db", study="s", data_dir=Path(), device="cpu", precision="fp32",
+                 mlflow=None, keep_models=0),
+    child,
+)
+assert parent.recv().error == "NotFound"
 """
 
 
 @pytest.mark.parametrize(("process", "frees"), [("", True), (COMMAND, False), (WORKER, False)])
-def test_commands_and_workers_end_so(process, frees):
+def test_commands_and_workers_exit_without_teardown(process, frees):
     done = subprocess.run(
         [sys.executable, "-c", FREED + process], capture_output=True, text=True, check=False
     )

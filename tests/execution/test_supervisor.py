@@ -1,90 +1,110 @@
-"""What the supervisor does when a device has no room."""
+"""Supervisor: devices short of memory, crashed workers, errors of workers."""
 
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
+from functools import partial
 
 import pytest
-import torch
 
-from mnist_search.errors import TryAgain
-from mnist_search.execution.events import Message, OutOfMemory, WorkerDone
-from mnist_search.execution.supervisor import supervise
-from mnist_search.execution.worker import WorkerConfig
-from mnist_search.training.device import is_out_of_memory
+from mnist_search import errors
+from mnist_search.errors import MnistSearchError, TryAgain
+from mnist_search.execution.events import Message, OutOfMemory, WorkerDone, WorkerFailed
+from mnist_search.execution.supervisor import MAX_RESTARTS, Supervisor, as_error, supervise
 
 
-class ProgressReporter:
+class MessageRecorder:
+    """A reporter that records messages."""
+
     def __init__(self):
         self.texts = []
 
-    def show(self, event):
+    def handle(self, event):
         assert isinstance(event, Message)
         self.texts.append(event.text)
 
-    def tick(self):
+    def refresh(self):
         pass
 
 
-def worker_on_a_device_for_one(worker_config, connection):
-    """A worker that finds room if it is the first, and is done when the two others have left."""
-    others = worker_config.data_dir / "others"
-    try:
-        others.mkdir()
-    except FileExistsError:
-        connection.send(OutOfMemory())
-        (others / str(os.getpid())).touch()
-        return
-    while len(list(others.iterdir())) < 2:
-        time.sleep(0.05)
-    time.sleep(5)  # they are heard before this one is
-    connection.send(WorkerDone())
+def send(events, connection):
+    for event in events:
+        connection.send(event)
 
 
-def worker_on_a_full_device(_, connection):
-    connection.send(OutOfMemory())
+def send_after_acknowledgement(event, connection):
+    connection.recv()
+    connection.send(event)
 
 
-@pytest.fixture
-def worker_config(tmp_path):
-    return WorkerConfig(
-        storage="", study="", data_dir=Path(tmp_path), device="cuda", precision="auto",
-        mlflow=None, keep_models=0,
-    )  # fmt: skip
+def crash(_):
+    os._exit(9)
 
 
-def test_a_device_with_room_for_one_goes_on_with_one(worker_config):
-    screen = ProgressReporter()
-
-    assert supervise(worker_config, 3, screen, worker_on_a_device_for_one) is None
-    assert [text[-8:] for text in screen.texts] == ["--jobs 2", "--jobs 1"]
+def poll_until(supervisor, n_workers):
+    while len(supervisor.processes) > n_workers:
+        supervisor.poll(0.5)
 
 
-def worker_that_finds_no_room_after_all_is_done(worker_config, connection):
-    others = worker_config.data_dir / "others"
-    try:
-        others.mkdir()
-    except FileExistsError:
-        time.sleep(5)  # the one that did everything is heard before
-        connection.send(OutOfMemory())
-    else:
-        connection.send(WorkerDone())
+def test_supervisor_continues_with_one_worker_when_the_device_has_memory_for_one():
+    reporter = MessageRecorder()
+    supervisor = Supervisor(partial(send_after_acknowledgement, WorkerDone()), reporter)
+    supervisor.start_worker()
+    supervisor.worker = partial(send, [OutOfMemory()])
+    supervisor.start_worker()
+    supervisor.start_worker()
+
+    poll_until(supervisor, 1)
+    (connection,) = supervisor.processes
+    connection.send("finish")
+    poll_until(supervisor, 0)
+
+    assert [text[-8:] for text in reporter.texts] == ["--jobs 2", "--jobs 1"]
+    assert (supervisor.stop, supervisor.failure) == (None, None)
 
 
-def test_no_room_is_no_failure_once_all_is_done(worker_config):
-    screen = ProgressReporter()
+def test_supervisor_ignores_missing_memory_when_all_trials_are_done():
+    reporter = MessageRecorder()
+    supervisor = Supervisor(partial(send, [WorkerDone()]), reporter)
+    supervisor.start_worker()
+    poll_until(supervisor, 0)
+    supervisor.worker = partial(send, [OutOfMemory()])
+    supervisor.start_worker()
+    poll_until(supervisor, 0)
 
-    assert supervise(worker_config, 2, screen, worker_that_finds_no_room_after_all_is_done) is None
-    assert screen.texts == []
+    assert (reporter.texts, supervisor.failure) == ([], None)
 
 
-def test_a_device_without_room_for_one_is_told(worker_config):
+def test_supervise_raises_when_the_device_has_no_memory_for_one_trial():
     with pytest.raises(TryAgain, match="no memory for one trial"):
-        supervise(worker_config, 2, ProgressReporter(), worker_on_a_full_device)
+        supervise(partial(send, [OutOfMemory()]), 2, MessageRecorder())
 
 
-def test_a_gpu_out_of_memory_is_told_from_other_errors():
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not is_out_of_memory(RuntimeError("CUDA error"))
+def test_supervise_raises_try_again_when_replacements_crash():
+    reporter = MessageRecorder()
+
+    with pytest.raises(TryAgain, match=f"workers crashed {MAX_RESTARTS + 1} times") as raised:
+        supervise(crash, 1, reporter)
+
+    assert raised.value.exit_code == 75
+    assert reporter.texts == [
+        *["a worker crashed (exit code 9); starting another"] * MAX_RESTARTS,
+        "a worker crashed (exit code 9); no other is started",
+    ]
+
+
+def test_supervisor_reports_the_same_message_of_workers_once():
+    reporter = MessageRecorder()
+
+    supervise(partial(send, [Message("MLflow is unavailable"), WorkerDone()]), 2, reporter)
+
+    assert reporter.texts == ["MLflow is unavailable"]
+
+
+@pytest.mark.parametrize("kind", [MnistSearchError, *MnistSearchError.__subclasses__()])
+def test_as_error_rebuilds_the_exception_of_a_worker(kind):
+    error = as_error(WorkerFailed(kind.__name__, "what, why, next command", "Traceback of the worker"))
+
+    assert type(error) is getattr(errors, kind.__name__) is kind
+    assert str(error) == "what, why, next command"
+    assert error.__notes__ == ["Traceback of the worker"]

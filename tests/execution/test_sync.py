@@ -1,4 +1,4 @@
-"""The tracker says what the store says, whatever happened to either."""
+"""TrackerSync makes the tracker agree with the store."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def tracker():
 
 
 @pytest.fixture
-def mirror(search_study, tracker, small_split):
+def sync(search_study, tracker, small_split):
     return TrackerSync(search_study, tracker, lambda: small_split.val)
 
 
 def finish(search_study, state="COMPLETE", accuracy=0.5, keep=2):
-    """Settle a trial in the store alone, as a worker does that dies before it tells the tracker."""
+    """Finish a trial in the store only, as a worker that crashes before it logs the end."""
     claim = search_study.claim()
     architecture = search_study.config.space.architecture(claim.trial.params)
     network = build(architecture, seed=0)
@@ -45,117 +45,117 @@ def finish(search_study, state="COMPLETE", accuracy=0.5, keep=2):
     return claim
 
 
-def test_runs_that_were_never_written_are_written_from_the_store(search_study, tracker, mirror):
+def test_sync_logs_missing_runs(search_study, tracker, sync):
     for state in ("COMPLETE", "PRUNED", "FAIL"):
         finish(search_study, state)
 
-    record = mirror.reconcile()
+    record = sync.sync()
 
-    endings = {run.card.number: run.ending for run in tracker.runs.values()}
-    assert {n: e.state for n, e in endings.items()} == {0: "COMPLETE", 1: "PRUNED", 2: "FAIL"}
+    ends = {run.info.number: run.trial_end for run in tracker.runs.values()}
+    assert {n: end.state for n, end in ends.items()} == {0: "COMPLETE", 1: "PRUNED", 2: "FAIL"}
     assert [trial.run_id for trial in record.trials] == ["run-1", "run-2", "run-3"]
-    assert all(len(ending.curve) == 1 for ending in endings.values())
+    assert all(len(end.curve) == 1 for end in ends.values())
 
 
-def test_a_second_reconciliation_changes_nothing(search_study, tracker, mirror):
+def test_second_sync_changes_nothing(search_study, tracker, sync):
     finish(search_study)
-    mirror.reconcile()
+    sync.sync()
     before = (dict(tracker.runs), dict(tracker.models))
 
-    mirror.reconcile()
+    sync.sync()
 
     assert (tracker.runs, tracker.models) == before
 
 
-def test_a_run_that_was_left_open_is_closed_and_not_written_twice(search_study, tracker, mirror):
+def test_sync_ends_an_open_run_of_a_finished_trial(search_study, tracker, sync):
     claim = finish(search_study)
-    run = tracker.start_trial(type("Card", (), {"number": 0})())
+    run = tracker.start_trial(type("Info", (), {"number": 0})())
     search_study.queue.record_run(claim.trial_id, run.run_id)
 
-    mirror.reconcile()
+    sync.sync()
 
     assert len(tracker.runs) == 1
-    assert run.ending.state == "COMPLETE"
+    assert run.trial_end.state == "COMPLETE"
 
 
-def test_a_run_of_a_trial_that_was_put_back_is_taken_away(search_study, tracker, mirror):
+def test_sync_deletes_the_run_of_a_released_trial(search_study, tracker, sync):
     claim = search_study.claim()
-    run = tracker.start_trial(type("Card", (), {"number": 0})())
+    run = tracker.start_trial(type("Info", (), {"number": 0})())
     search_study.queue.record_run(claim.trial_id, run.run_id)
     search_study.queue.release(claim)
 
-    mirror.reconcile()
+    sync.sync()
 
     assert tracker.runs == {}
 
 
-def test_the_run_of_a_trial_that_trains_is_left_alone(search_study, tracker, mirror):
+def test_sync_keeps_the_run_of_a_running_trial(search_study, tracker, sync):
     claim = search_study.claim()
-    run = tracker.start_trial(type("Card", (), {"number": 0})())
+    run = tracker.start_trial(type("Info", (), {"number": 0})())
     search_study.queue.record_run(claim.trial_id, run.run_id)
 
-    mirror.reconcile()
+    sync.sync()
 
     assert list(tracker.runs) == [run.run_id]
-    assert run.ending is None
+    assert run.trial_end is None
 
 
-def test_only_the_best_networks_have_models_and_the_others_are_dropped(search_study, tracker, mirror):
+def test_sync_keeps_the_models_of_the_best_trials_only(search_study, tracker, sync):
     for accuracy in (0.5, 0.6, 0.7, 0.4):
         finish(search_study, accuracy=accuracy)
-        mirror.reconcile()
+        sync.sync()
 
-    record = mirror.reconcile()
+    record = sync.sync()
 
     kept = {trial.number for trial in record.trials if trial.model_id}
     assert kept == {1, 2}
     assert len(tracker.models) == 2
 
 
-def test_a_published_model_is_recounted_and_judged_from_the_stored_weights(
-    search_study, tracker, mirror, small_split
+def test_logged_model_is_counted_and_evaluated_from_the_stored_weights(
+    search_study, tracker, sync, small_split
 ):
     finish(search_study)
 
-    record = mirror.reconcile()
+    record = sync.sync()
 
-    (card,) = tracker.models.values()
-    assert card.num_params == record.trials[0].num_params
-    assert card.confusion.sum() == len(small_split.val)
-    assert card.example.shape == (2, 1, 28, 28)
-    assert card.example.dtype == np.float32
-    assert 0 <= card.example.min() <= card.example.max() <= 1
-    assert not card.network.training
+    (payload,) = tracker.models.values()
+    assert payload.num_params == record.trials[0].num_params
+    assert payload.confusion.sum() == len(small_split.val)
+    assert payload.example.shape == (2, 1, 28, 28)
+    assert payload.example.dtype == np.float32
+    assert 0 <= payload.example.min() <= payload.example.max() <= 1
+    assert not payload.network.training
 
 
-def test_what_was_missed_while_the_tracker_was_down_is_written_once_it_is_back(search_study, tracker, mirror):
-    tracker.reachable = False
+def test_sync_logs_missing_runs_and_models_when_the_tracker_is_available_again(search_study, tracker, sync):
+    tracker.available = False
     finish(search_study)
-    assert mirror.reconcile().trials[0].run_id is None
+    assert sync.sync().trials[0].run_id is None
 
-    tracker.reachable = True
-    record = mirror.reconcile()
+    tracker.available = True
+    record = sync.sync()
 
     assert record.trials[0].run_id == "run-1"
     assert record.trials[0].model_id == "model-of-run-1"
 
 
-def test_runs_that_were_lost_with_the_tracker_are_written_again(search_study, tracker, mirror):
+def test_sync_logs_deleted_runs_and_models_again(search_study, tracker, sync):
     finish(search_study)
-    mirror.reconcile()
+    sync.sync()
     tracker.runs.clear()
     tracker.models.clear()
 
-    record = mirror.reconcile()
+    record = sync.sync()
 
     assert len(tracker.runs) == 1
     assert record.trials[0].model_id in tracker.models
 
 
-def test_the_summary_tells_the_state_of_the_study(search_study, tracker, mirror):
+def test_sync_updates_the_summary_of_the_study(search_study, tracker, sync):
     finish(search_study)
 
-    mirror.reconcile(status="FINISHED")
+    sync.sync(status="FINISHED")
 
     record, status = tracker.summaries[-1]
     assert status == "FINISHED"

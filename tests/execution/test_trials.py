@@ -1,4 +1,4 @@
-"""One trial's life, from params to outcome, on real digits."""
+"""run_search_trial: from params to result, on real digits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments import StudyConfig
 from mnist_search.execution.trials import Interrupted, OutOfTime, TrialContext, run_search_trial
 from mnist_search.search.pruners import pruner_for
 from mnist_search.search.samplers import sampler_for_trial
-from mnist_search.training.device import CPU, ComputeMode
+from mnist_search.training.device import ComputeMode
 from mnist_search.training.model import build, count
 from search_space import SearchSpace
 
@@ -25,16 +25,14 @@ def tracker():
 
 
 @pytest.fixture
-def setup(study_config, small_split, tracker):
+def context(study_config, small_split, tracker):
     return TrialContext(
         config=study_config,
         data=small_split,
-        device=CPU,
         compute_mode=ComputeMode(),
         tracker=tracker,
-        seed_of=lambda number: number,
         checkpoint=lambda: None,
-        on_begin=lambda *_: None,
+        on_start=lambda *_: None,
         on_epoch=lambda *_: None,
     )
 
@@ -46,121 +44,114 @@ def ask(study_config, **params):
     return study.ask()
 
 
-def test_a_trial_that_trains_to_its_end_is_complete_with_its_last_accuracy(setup, tracker):
-    trial = ask(setup.config)
+def test_trial_is_complete_with_its_last_accuracy(context, tracker):
+    trial = ask(context.config)
 
-    outcome = run_search_trial(trial, setup)
+    result = run_search_trial(trial, context)
 
-    assert outcome.state == TrialState.COMPLETE
-    assert [record["epoch"] for record in outcome.curve] == [1, 2]
-    assert outcome.value == outcome.curve[-1]["val_accuracy"]
+    assert result.state == TrialState.COMPLETE
+    assert [metrics.epoch for metrics in result.curve] == [1, 2]
+    assert result.value == result.curve[-1].val_accuracy
     assert trial.user_attrs["num_params"] <= 1500
     (run,) = tracker.runs.values()
-    assert run.epochs == outcome.curve
+    assert run.epochs == result.curve
 
 
-def test_the_weights_that_a_trial_leaves_reproduce_its_score(setup):
+def test_weights_of_a_trial_reproduce_its_score(context):
     from safetensors.torch import load
 
-    from mnist_search.training.fit import evaluate
+    from mnist_search.training.evaluate import evaluate
 
-    trial = ask(setup.config)
-    outcome = run_search_trial(trial, setup)
+    trial = ask(context.config)
+    result = run_search_trial(trial, context)
 
-    network = build(setup.config.space.architecture(trial.params), seed=99)
-    network.load_state_dict(load(outcome.trained))
+    network = build(context.config.space.architecture(trial.params), seed=99)
+    network.load_state_dict(load(result.safetensors))
 
-    assert evaluate(network, setup.data.val).accuracy == outcome.value
+    assert evaluate(network, context.data.val).accuracy == result.value
     assert count(network) == trial.user_attrs["num_params"]
 
 
-def test_a_trial_over_the_budget_is_pruned_before_any_tensor_or_run_exists(setup, tracker):
-    widths = dict.fromkeys(setup.config.space.width_params, 13)
+def test_trial_over_the_budget_is_pruned_before_tensors_and_runs(context, tracker):
+    widths = dict.fromkeys(context.config.space.width_params, 13)
 
-    trial = ask(setup.config, depth=7, **widths)
+    trial = ask(context.config, depth=7, **widths)
 
     with ForbidTensorOps():
-        outcome = run_search_trial(trial, setup)
+        result = run_search_trial(trial, context)
 
-    assert outcome.state == TrialState.PRUNED
-    assert outcome.reason.startswith("over budget: ")
-    assert outcome.reason.endswith(" parameters, 1,500 allowed")
+    assert result.state == TrialState.PRUNED
+    assert result.reason.startswith("over budget: ")
+    assert result.reason.endswith(" parameters, 1,500 allowed")
+    assert trial.user_attrs["over_budget"] is True
     assert tracker.runs == {}
 
 
-def test_a_trial_that_diverges_fails_with_the_reason(setup):
-    space = setup.config.space
-    params = {"optimizer": "sgd", "sgd_lr": 0.4, "batch_size": 32}
-    trial = ask(setup.config, **params)
+@pytest.mark.filterwarnings("ignore:Fixed parameter sgd_lr")
+def test_trial_fails_when_it_diverges(context):
+    trial = ask(context.config, optimizer="sgd", sgd_lr=1e9)
 
-    class Wild(type(space)):
-        def training(self, params):
-            return replace(
-                super().training(params), optimizer=replace(super().training(params).optimizer, lr=1e9)
-            )
+    result = run_search_trial(trial, context)
 
-    wild = replace(setup, config=replace(setup.config, space=Wild(width=space.width, epochs=2)))
-    outcome = run_search_trial(trial, wild)
-
-    assert outcome.state == TrialState.FAIL
-    assert outcome.reason.startswith("diverged: loss ")
-    assert outcome.value is None
-    assert outcome.trained is None
+    assert result.state == TrialState.FAIL
+    assert result.reason.startswith("diverged: loss ")
+    assert result.value is None
+    assert result.safetensors is None
 
 
-def test_a_trial_that_raises_fails_with_its_traceback(setup):
+def test_trial_fails_with_a_traceback_when_it_raises(context):
     def broken(*_):
         raise ZeroDivisionError("a bug")
 
-    outcome = run_search_trial(ask(setup.config), replace(setup, on_epoch=broken))
+    result = run_search_trial(ask(context.config), replace(context, on_epoch=broken))
 
-    assert outcome.state == TrialState.FAIL
-    assert outcome.reason == "error: ZeroDivisionError: a bug"
-    assert "in broken" in outcome.traceback
+    assert result.state == TrialState.FAIL
+    assert result.reason == "error: ZeroDivisionError: a bug"
+    assert "in broken" in result.traceback
 
 
 @pytest.mark.parametrize("kind", [Interrupted, OSError, torch.OutOfMemoryError])
-def test_what_is_not_the_trials_fault_is_raised(setup, kind):
+def test_errors_of_the_machine_are_raised(context, kind):
     def stop():
         raise kind("no space left")
 
     with pytest.raises(kind):
-        run_search_trial(ask(setup.config), replace(setup, checkpoint=stop))
+        run_search_trial(ask(context.config), replace(context, checkpoint=stop))
 
 
-def test_a_trial_that_takes_too_long_is_pruned_with_what_it_reached(setup):
+def test_trial_is_pruned_with_its_epochs_when_it_exceeds_its_timeout(context):
     epochs = []
 
     def checkpoint():
         if epochs:
             raise OutOfTime("trial timeout of 1 s")
 
-    outcome = run_search_trial(
-        ask(setup.config),
-        replace(setup, checkpoint=checkpoint, on_epoch=lambda _, record: epochs.append(record)),
+    result = run_search_trial(
+        ask(context.config),
+        replace(context, checkpoint=checkpoint, on_epoch=lambda _, metrics: epochs.append(metrics)),
     )
 
-    assert (outcome.state, outcome.reason) == (TrialState.PRUNED, "trial timeout of 1 s")
-    assert len(outcome.curve) == 1
+    assert (result.state, result.reason) == (TrialState.PRUNED, "trial timeout of 1 s")
+    assert len(result.curve) == 1
 
 
-def test_a_slow_trial_is_pruned_by_score_but_never_after_its_last_epoch(setup):
+def test_trial_is_pruned_by_score_but_not_after_its_last_epoch(context):
     study_config = StudyConfig(
         budget=1500, space=SearchSpace.for_budget(1500, epochs=3), train_images=1000, val_images=500
     )
     study = optuna.create_study(direction="maximize", pruner=pruner_for(study_config))
     for number in range(5):
         study.sampler = sampler_for_trial(study_config, number)
-        great = study.ask(study_config.space.distributions)
+        accurate = study.ask(study_config.space.distributions)
         for epoch in (1, 2, 3):
-            great.report(0.999, epoch)
-            assert not great.should_prune()
-        study.tell(great, 0.999)
+            accurate.report(0.999, epoch)
+            assert not accurate.should_prune()
+        study.tell(accurate, 0.999)
     study.sampler = sampler_for_trial(study_config, 5)
 
-    outcome = run_search_trial(study.ask(), replace(setup, config=study_config))
+    result = run_search_trial(study.ask(), replace(context, config=study_config))
 
-    assert (outcome.state, outcome.reason) == (TrialState.PRUNED, "asha pruner after epoch 1")
+    assert (result.state, result.reason) == (TrialState.PRUNED, "asha pruner after epoch 1")
     last_only = replace(study_config, space=SearchSpace.for_budget(1500, epochs=1))
     study.sampler = sampler_for_trial(last_only, 6)
-    assert run_search_trial(study.ask(), replace(setup, config=last_only)).state == TrialState.COMPLETE
+    assert run_search_trial(study.ask(), replace(context, config=last_only)).state == TrialState.COMPLETE

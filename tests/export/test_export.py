@@ -1,4 +1,4 @@
-"""A network that was taken out is the one that was trained, and reads pictures."""
+"""Exported files equal the trained network; champions, cards and image preprocessing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from safetensors.torch import save
 
 from experiments import BASELINES
 from mnist_search.errors import DiskError, NotFound, UnusableConfiguration, UsageError
-from mnist_search.evaluation.champion import champion, final_summary
+from mnist_search.evaluation.champion import champion, final_evaluation
 from mnist_search.evaluation.finals import final_queue_for, finalists
-from mnist_search.export import formats
 from mnist_search.export.digit_image import load_digit_image
+from mnist_search.export.formats import WRITERS, export_model, read_artifact
 from mnist_search.export.model_card import markdown
 from mnist_search.records import FinalResult
 from mnist_search.search.study import SearchStudy
@@ -29,7 +29,7 @@ from search_space.training_config import Adam
 
 @pytest.fixture(scope="module")
 def trained(small_split):
-    """A network that has learned a little, with its weights and its logits on the validation images."""
+    """An architecture, its weights after four epochs, validation pixels and the logits for them."""
     architecture = BASELINES["seed-003"].architecture
     network = build(architecture, 0)
     config = TrainingConfig(epochs=4, batch_size=32, optimizer=Adam(0.01))
@@ -40,59 +40,59 @@ def trained(small_split):
         return architecture, save(weights), pixels.numpy(), network.eval()(pixels).numpy()
 
 
-@pytest.mark.parametrize("suffix", formats.WRITERS)
-def test_every_format_gives_the_same_logits_for_any_number_of_images(trained, tmp_path, suffix):
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_every_format_returns_the_same_logits_for_any_batch_size(trained, tmp_path, suffix):
     architecture, weights, pixels, logits = trained
     path = tmp_path / f"network{suffix}"
 
-    formats.write(path, architecture, weights)
-    read = formats.read(path)
+    export_model(path, architecture, weights)
+    artifact = read_artifact(path)
 
-    assert np.abs(read.logits(pixels) - logits).max() < 1e-4
-    assert (read.logits(pixels).argmax(1) == logits.argmax(1)).all()
-    assert read.logits(pixels[:1]).shape == (1, 10)
-    assert read.parameters in {None, 15_578}
+    assert np.abs(artifact.logits(pixels) - logits).max() < 1e-4
+    assert (artifact.logits(pixels).argmax(1) == logits.argmax(1)).all()
+    assert artifact.logits(pixels[:1]).shape == (1, 10)
+    assert artifact.parameters in {None, 15_578}
     assert path.stat().st_size < 300_000
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_pt2_file_holds_no_pickle(trained, tmp_path):
+def test_pt2_file_contains_no_pickle(trained, tmp_path):
     architecture, weights, *_ = trained
-    formats.write(tmp_path / "network.pt2", architecture, weights)
+    export_model(tmp_path / "network.pt2", architecture, weights)
 
     with zipfile.ZipFile(tmp_path / "network.pt2") as archive:
-        beginnings = {name: archive.read(name)[:2] for name in archive.namelist()}
+        headers = {name: archive.read(name)[:2] for name in archive.namelist()}
 
-    assert not [name for name, start in beginnings.items() if start in {b"PK", b"\x80\x02", b"\x80\x04"}]
+    assert not [name for name, header in headers.items() if header in {b"PK", b"\x80\x02", b"\x80\x04"}]
 
 
-@pytest.mark.parametrize("suffix", formats.WRITERS)
+@pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_file_that_was_cut_short_is_refused(trained, tmp_path, suffix, share):
+def test_truncated_file_is_rejected(trained, tmp_path, suffix, share):
     architecture, weights, *_ = trained
     path = tmp_path / f"network{suffix}"
-    formats.write(path, architecture, weights)
+    export_model(path, architecture, weights)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
 
-    with pytest.raises(UnusableConfiguration, match="damaged or no network of ours"):
-        formats.read(path)
+    with pytest.raises(UnusableConfiguration, match="damaged or was not written by mnist-search"):
+        read_artifact(path)
 
 
-def test_what_is_no_file_or_no_format_is_refused(trained, tmp_path):
+def test_missing_file_and_unknown_format_are_rejected(trained, tmp_path):
     architecture, weights, *_ = trained
 
     with pytest.raises(UnusableConfiguration, match="no file"):
-        formats.read(tmp_path / "network.pt2")
-    with pytest.raises(UnusableConfiguration, match=r"no format '\.pkl'"):
-        formats.read(tmp_path / "network.pkl")
+        read_artifact(tmp_path / "network.pt2")
+    with pytest.raises(UnusableConfiguration, match=r"unknown model format '\.pkl'"):
+        read_artifact(tmp_path / "network.pkl")
     with pytest.raises(DiskError, match="cannot write"):
-        formats.write(tmp_path / "nowhere" / "network.safetensors", architecture, weights)
+        export_model(tmp_path / "nowhere" / "network.safetensors", architecture, weights)
 
 
 @pytest.fixture
 def search_study(store, study_config):
-    """A study of two complete trials with weights of their own, the second the better one."""
+    """A study of two complete trials with different weights; the second is better."""
     search_study = SearchStudy.open_or_create(store, "budget-1500", study_config, 2)
     for accuracy in (0.97, 0.98):
         claim = search_study.claim()
@@ -106,31 +106,31 @@ def search_study(store, study_config):
     return search_study
 
 
-def test_before_finals_the_champion_is_the_best_trial(search_study, store):
-    found = champion(store, "budget-1500")
+def test_champion_is_the_best_trial_before_finals(search_study, store):
+    best = champion(store, "budget-1500")
 
-    assert (found.card["trial"], found.card["val_accuracy"]) == (1, 0.98)
-    assert "test_accuracy" not in found.card
-    assert found.weights == next(iter(search_study.queue.kept_weights().values()))
-    assert "promises a little more than it keeps" in markdown("n", found.card)
+    assert (best.card["trial"], best.card["val_accuracy"]) == (1, 0.98)
+    assert "test_accuracy" not in best.card
+    assert best.weights == next(iter(search_study.queue.kept_weights().values()))
+    assert "expect slightly less on new data" in markdown("n", best.card)
 
 
-def test_a_trial_whose_weights_are_gone_is_refused(search_study, store):
+def test_champion_is_rejected_when_its_weights_were_not_kept(search_study, store):
     with pytest.raises(NotFound, match="of trial 0 were not kept; those of 1 were"):
         champion(store, search_study.name, trial=0)
     with pytest.raises(NotFound, match="no such trial"):
         champion(store, search_study.name, trial=7)
 
 
-def hold_finals(search_study, store, accuracies):
+def finish_finals(search_study, store, accuracies):
     record = search_study.record()
     tasks = finalists(record, top=2, seeds=2)
-    series = final_queue_for(store, record, tasks, again=False)
-    series.add(tasks)
+    queue = final_queue_for(store, record, tasks, again=False)
+    queue.add(tasks)
     for accuracy in accuracies:
-        claim = series.claim()
+        claim = queue.claim()
         task = claim.training.task
-        series.finish(
+        queue.finish(
             claim,
             FinalResult(test_accuracy=accuracy, test_loss=0.1)
             if accuracy
@@ -139,35 +139,35 @@ def hold_finals(search_study, store, accuracies):
         )
 
 
-def test_the_test_set_chooses_neither_the_finalist_nor_the_seed(search_study, store):
-    hold_finals(search_study, store, (0.95, 0.99, 0.98, 0.99))
+def test_champion_is_selected_without_the_test_set(search_study, store):
+    finish_finals(search_study, store, (0.95, 0.99, 0.98, 0.99))
 
-    found = champion(store, search_study.name)
+    best = champion(store, search_study.name)
 
-    assert found.weights == b"trial 1, seed 0"
-    assert (found.card["test_accuracy"], found.card["n_seeds"]) == (0.95, 2)
-    assert found.card["test_accuracy_mean"] == pytest.approx(0.965)
-    assert "test set was opened once" in markdown("n", found.card)
-    final = final_summary(store, search_study.record())
-    assert (final.trial.number, final.summary.mean) == (1, pytest.approx(0.965))
+    assert best.weights == b"trial 1, seed 0"
+    assert (best.card["test_accuracy"], best.card["n_seeds"]) == (0.95, 2)
+    assert best.card["test_accuracy_mean"] == pytest.approx(0.965)
+    assert "evaluated on the test set once" in markdown("n", best.card)
+    final = final_evaluation(store, search_study.record())
+    assert (final.trial.number, final.statistics.test_accuracy_mean) == (1, pytest.approx(0.965))
 
 
-def test_a_finalist_that_failed_with_every_seed_is_no_champion(search_study, store):
-    hold_finals(search_study, store, (None, 0.99, None, 0.98))
+def test_champion_is_the_next_finalist_when_the_first_failed_with_every_seed(search_study, store):
+    finish_finals(search_study, store, (None, 0.99, None, 0.98))
 
     assert champion(store, search_study.name).weights == b"trial 0, seed 0"
 
 
-def test_finals_that_are_not_finished_crown_nobody(search_study, store):
-    hold_finals(search_study, store, (0.95, 0.99))
+def test_champion_is_the_best_trial_when_finals_are_unfinished(search_study, store):
+    finish_finals(search_study, store, (0.95, 0.99))
 
     assert "test_accuracy" not in champion(store, search_study.name).card
 
 
 @pytest.mark.parametrize("kind", ["as it is", "inverted", "large", "in a corner", "with alpha", "jpeg"])
-def test_a_picture_of_an_mnist_digit_becomes_that_digit(digits, tmp_path, kind):
+def test_image_file_of_an_mnist_digit_becomes_that_digit(digits, tmp_path, kind):
     path = tmp_path / ("digit.jpg" if kind == "jpeg" else "digit.png")
-    far = []
+    distances = []
     for image in digits.images[::250, 0].numpy():
         picture = Image.fromarray(image)
         match kind:
@@ -182,35 +182,35 @@ def test_a_picture_of_an_mnist_digit_becomes_that_digit(digits, tmp_path, kind):
                 picture = Image.new("RGBA", (28, 28), "black")
                 picture.putalpha(Image.fromarray(image))
         picture.save(path)
-        far.append(np.abs(load_digit_image(path) - image / 255).mean())
+        distances.append(np.abs(load_digit_image(path) - image / 255).mean())
 
-    assert np.mean(far) < (1e-6 if kind == "as it is" else 0.04)
+    assert np.mean(distances) < (1e-6 if kind == "as it is" else 0.04)
 
 
-def test_what_is_no_picture_of_a_digit_is_refused(tmp_path):
+def test_file_without_a_digit_is_rejected(tmp_path):
     Image.new("L", (40, 40), 180).save(tmp_path / "blank.png")
     (tmp_path / "text.png").write_text("seven")
 
-    for name, said in (
-        ("blank.png", "nothing stands out"),
-        ("text.png", "no picture that can be read"),
-        ("no.png", "no picture"),
+    for name, message in (
+        ("blank.png", "shows no digit"),
+        ("text.png", "cannot read .* as an image"),
+        ("no.png", "no image file"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             load_digit_image(tmp_path / name)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_study_s_champion_is_exported_verified_and_used(command, mnist_dir, tmp_path, digits):
-    there = ("--data-dir", mnist_dir)
+def test_champion_is_exported_verified_and_used(command, mnist_dir, tmp_path, digits):
+    data = ("--data-dir", mnist_dir)
     quick = ("--epochs", "2", "--train-images", "4000", "--val-images", "1000", "--no-mlflow")
-    assert command("run", "--budget", "1500", "--trials", "1", *quick, *there).code == 0
+    assert command("run", "--budget", "1500", "--trials", "1", *quick, *data).code == 0
     Image.fromarray(digits.images[0, 0].numpy()).save(tmp_path / "digit.png")
 
-    unjudged = command("export", "budget-1500", "--publish")
-    assert (unjudged.code, unjudged.err.count("\n")) == (2, 1)
-    assert "mnist-search finalize budget-1500" in unjudged.err
+    unpublished = command("export", "budget-1500", "--publish")
+    assert (unpublished.code, unpublished.err.count("\n")) == (2, 1)
+    assert "mnist-search finalize budget-1500" in unpublished.err
     assert not (tmp_path / "1500").exists()
 
     exported = command("export", "budget-1500", "--to", "pt2", "--to", "onnx", "--to", "safetensors")
@@ -218,18 +218,18 @@ def test_a_study_s_champion_is_exported_verified_and_used(command, mnist_dir, tm
     assert exported.code == 0, exported.err
     names = exported.out.split()
     assert [name.rpartition(".")[2] for name in names] == ["pt2", "onnx", "safetensors", "json", "md"]
-    told = json.loads((tmp_path / "budget-1500.json").read_text())
-    answers = set()
+    card = json.loads((tmp_path / "budget-1500.json").read_text())
+    predictions = set()
     for name in names[:3]:
         assert b"mnist_search/" not in (tmp_path / name).read_bytes()  # paths of this machine
-        verified = command("verify", name, *there, "--format", "json")
+        verified = command("verify", name, *data, "--format", "json")
         assert verified.code == 0, verified.err
-        assert json.loads(verified.out)["val_accuracy"] == pytest.approx(told["val_accuracy"], abs=1e-3)
+        assert json.loads(verified.out)["val_accuracy"] == pytest.approx(card["val_accuracy"], abs=1e-3)
         (row,) = json.loads(command("predict", name, "digit.png", "--format", "json").out)
         assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-4)
-        answers.add(row["digit"])
-    assert len(answers) == 1
-    (tmp_path / "budget-1500.json").write_text(json.dumps(told | {"val_accuracy": 0.999}))
-    wrong = command("verify", "budget-1500.pt2", *there)
+        predictions.add(row["digit"])
+    assert len(predictions) == 1
+    (tmp_path / "budget-1500.json").write_text(json.dumps(card | {"val_accuracy": 0.999}))
+    wrong = command("verify", "budget-1500.pt2", *data)
     assert (wrong.code, wrong.err.count("\n")) == (1, 1)
     assert "not the network that its card describes" in wrong.err

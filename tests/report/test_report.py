@@ -1,4 +1,4 @@
-"""The report tells what the store holds, and needs nothing else."""
+"""The report page, its figures and error analysis, and the leaderboard of a store."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from optuna.trial import TrialState
 from safetensors.torch import save
+from support import MLFLOW_WARNINGS
 
 from mnist_search.data.dataset import Digits
 from mnist_search.errors import NotFound
 from mnist_search.evaluation.finals import final_queue_for, finalists
 from mnist_search.records import FinalResult
-from mnist_search.report.error_analysis import judge
-from mnist_search.report.page import report
-from mnist_search.report.plots import pareto_front
+from mnist_search.report.error_analysis import analyze_errors
+from mnist_search.report.page import log_report, render_report
+from mnist_search.report.plots import trials_figure
 from mnist_search.search.study import SearchStudy
+from mnist_search.tracking.config import make_tracking_config
 from mnist_search.training.model import build
 
 
@@ -51,22 +54,22 @@ def search_study(store, study_config):
 def finish_finals(search_study, store):
     record = search_study.record()
     tasks = finalists(record, top=1, seeds=3)
-    series = final_queue_for(store, record, tasks, again=False)
-    series.add(tasks)
+    queue = final_queue_for(store, record, tasks, again=False)
+    queue.add(tasks)
     for accuracy in (0.9912, 0.9934, 0.9956):
         trained = weights_of(record.config, record.best.params)
-        series.finish(series.claim(), FinalResult(test_accuracy=accuracy, test_loss=0.1), trained)
+        queue.finish(queue.claim(), FinalResult(test_accuracy=accuracy, test_loss=0.1), trained)
 
 
-def test_a_report_tells_of_trials_mistakes_and_ends(search_study, store, mnist_dir):
-    page = report(store, search_study.name, mnist_dir)
+def test_report_shows_trials_errors_and_figures(search_study, store, mnist_dir):
+    page = render_report(store, search_study.name, mnist_dir)
 
     assert "5 of 5 trials" in page
-    assert "The champion: trial 1" in page
+    assert "Champion: trial 1" in page
     assert "500 validation images" in page
     assert "&lt;b&gt;reason 4&lt;/b&gt;" in page
     assert "<b>reason" not in page
-    assert "On the test set" not in page
+    assert "Final evaluation" not in page
     for name in (
         "Accuracy against parameters",
         "Importance by PED-ANOVA",
@@ -76,17 +79,17 @@ def test_a_report_tells_of_trials_mistakes_and_ends(search_study, store, mnist_d
         assert f"<h2>{name}</h2>" in page
 
 
-def test_a_report_after_finals_tells_of_the_test_set(search_study, store, mnist_dir):
+def test_report_shows_the_test_set_after_finals(search_study, store, mnist_dir):
     finish_finals(search_study, store)
 
-    page = report(store, search_study.name, mnist_dir)
+    page = render_report(store, search_study.name, mnist_dir)
 
     assert "10,000 test images" in page
     assert "99.340 %" in page
     assert "98.793 % to 99.887 %" in page
 
 
-def test_a_study_that_keeps_no_weights_has_a_report_without_a_champion(store, study_config, mnist_dir):
+def test_report_omits_the_champion_when_no_weights_were_kept(store, study_config, mnist_dir):
     search_study = SearchStudy.open_or_create(store, "light", study_config, 1)
     claim = search_study.claim()
     claim.trial.set_user_attr("num_params", 1000)
@@ -94,95 +97,112 @@ def test_a_study_that_keeps_no_weights_has_a_report_without_a_champion(store, st
         claim, TrialState.COMPLETE, 0.9, attributes={"curve": [{"val_accuracy": 0.9, "val_loss": 1}]}
     )
 
-    page = report(store, "light", mnist_dir)
+    page = render_report(store, "light", mnist_dir)
 
     assert "1 of 1 trials" in page
-    assert "champion" not in page
+    assert "Champion" not in page
 
 
-def test_a_study_without_a_complete_trial_has_no_report(store, study_config, mnist_dir):
+def test_report_is_rejected_without_a_complete_trial(store, study_config, mnist_dir):
     SearchStudy.open_or_create(store, "empty", study_config, 1)
 
-    with pytest.raises(NotFound, match="no complete trial to report on"):
-        report(store, "empty", mnist_dir)
+    with pytest.raises(NotFound, match="no complete trial to report"):
+        render_report(store, "empty", mnist_dir)
 
 
-def test_the_leaderboard_is_written_from_the_store(search_study, store, command, tmp_path):
-    there = ("--storage", f"sqlite:///{tmp_path}/store.db")
+def test_leaderboard_is_written_into_a_file(search_study, store, command, tmp_path):
+    storage = ("--storage", f"sqlite:///{tmp_path}/store.db")
     (tmp_path / "log.md").write_text(
         "before\n<!-- leaderboard -->\nold\n<!-- end of leaderboard -->\nafter\n"
     )
 
-    first = command("leaderboard", *there).out.splitlines()
+    printed = command("leaderboard", *storage).out.splitlines()
     finish_finals(search_study, store)
-    assert command("leaderboard", "log.md", *there).code == 0
+    assert command("leaderboard", "log.md", *storage).code == 0
 
     written = (tmp_path / "log.md").read_text().splitlines()
     assert [written[0], written[-1]] == ["before", "after"]
     assert "old" not in written
-    (ours,) = (line for line in first if "budget-1500" in line)
-    assert "| 98.00 % | 1 | validation, best of 5 trials" in ours
+    (line,) = (line for line in printed if "budget-1500" in line)
+    assert "| 98.00 % | 1 | validation, best of 5 trials" in line
     assert written[4].startswith(
         "| budget-1500 | 1,001 | 99.340 % (98.79 to 99.89) | 3 | test, last of 2 epochs"
     )
-    assert "claimed: 99.50 % on test at the best of 15 epochs" in written[5]
+    assert "reported: 99.50 % on test at the best of 15 epochs" in written[5]
 
 
-def test_a_file_without_a_place_for_a_leaderboard_is_left_alone(command, tmp_path):
-    (tmp_path / "notes.md").write_text("no place")
+def test_leaderboard_leaves_a_file_without_markers_unchanged(command, tmp_path):
+    (tmp_path / "notes.md").write_text("no markers")
 
     done = command("leaderboard", "notes.md")
 
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "has no place for a leaderboard" in done.err
-    assert (tmp_path / "notes.md").read_text() == "no place"
+    assert "has no leaderboard to replace" in done.err
+    assert (tmp_path / "notes.md").read_text() == "no markers"
 
 
-def test_the_front_holds_what_no_smaller_network_beats(search_study):
-    assert [trial.number for trial in pareto_front(search_study.record().ranked)] == [0, 1]
+def test_trials_figure_shows_the_pareto_front(search_study):
+    figure = trials_figure(search_study.record())
+
+    front = next(trace for trace in figure.data if trace.name == "Pareto front")
+    assert list(front.text) == ["trial 0", "trial 1"]
 
 
-def test_mistakes_come_the_most_surprising_first():
+def test_error_analysis_sorts_by_decreasing_loss():
     images = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
     images[:, 0, 0, 0] = torch.arange(4, dtype=torch.uint8)
     digits = Digits(images, torch.tensor([0, 1, 0, 0]))
 
-    class Fixed(torch.nn.Module):
+    class FixedLogits(torch.nn.Module):
         def forward(self, pixels):
-            sureness = torch.tensor([0.0, 1.0, 2.0, 5.0])[(255 * pixels[:, 0, 0, 0]).round().long()]
+            logit = torch.tensor([0.0, 1.0, 2.0, 5.0])[(255 * pixels[:, 0, 0, 0]).round().long()]
             logits = torch.zeros(len(pixels), 10)
-            logits[:, 1] = sureness
-            logits[:, 0] = torch.where(sureness == 0, 1.0, 0.0)
+            logits[:, 1] = logit
+            logits[:, 0] = torch.where(logit == 0, 1.0, 0.0)
             return logits
 
-    judged = judge(Fixed(), digits)
+    analysis = analyze_errors(FixedLogits(), digits)
 
-    assert judged.accuracy == 0.5
-    assert [(m.label, m.run_cli, int(m.image[0, 0])) for m in judged.worst] == [(0, 1, 3), (0, 1, 2)]
-    assert judged.worst[0].probability == pytest.approx(np.exp(5) / (np.exp(5) + 9))
-    assert (judged.confusion[0, 0], judged.confusion[0, 1], judged.confusion[1, 1]) == (1, 2, 1)
+    assert analysis.accuracy == 0.5
+    assert [(m.label, m.prediction, int(m.image[0, 0])) for m in analysis.worst] == [(0, 1, 3), (0, 1, 2)]
+    assert analysis.worst[0].probability == pytest.approx(np.exp(5) / (np.exp(5) + 9))
+    assert (analysis.confusion[0, 0], analysis.confusion[0, 1], analysis.confusion[1, 1]) == (1, 2, 1)
+
+
+@MLFLOW_WARNINGS
+def test_report_is_logged_to_the_run_of_the_study(search_study, store, mnist_dir, tmp_path):
+    tracking = make_tracking_config(f"sqlite:///{tmp_path}/mlflow.db", "experiment")
+    warnings = []
+
+    log_report(store.url, search_study.name, mnist_dir, tracking=tracking, warn=warnings.append)
+
+    client = MlflowClient(tracking.tracking_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("experiment").experiment_id])
+    assert run.info.run_name == search_study.name
+    assert "report.html" in [file.path for file in client.list_artifacts(run.info.run_id)]
+    assert warnings == []
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 400])
-def test_a_report_is_readable_and_asks_nobody(search_study, store, mnist_dir, tmp_path, width):
+def test_report_fits_the_window_and_sends_no_request(search_study, store, mnist_dir, tmp_path, width):
     sync_api = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium") or shutil.which("google-chrome")
     finish_finals(search_study, store)
-    (tmp_path / "report.html").write_text(report(store, search_study.name, mnist_dir))
-    heard, asked = [], []
+    (tmp_path / "report.html").write_text(render_report(store, search_study.name, mnist_dir))
+    messages, requests = [], []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: heard.append(message.text))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(f"file://{tmp_path}/report.html")
         page.locator(".plotly .main-svg").first.wait_for()
-        wide = page.evaluate("document.documentElement.scrollWidth")
+        page_width = page.evaluate("document.documentElement.scrollWidth")
         page.screenshot(path=tmp_path / "report.png")
         browser.close()
 
-    assert heard == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert wide <= width
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert page_width <= width

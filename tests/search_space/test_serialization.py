@@ -1,4 +1,4 @@
-"""What is written as plain values is read as what it was."""
+"""Round trips of architectures and training configurations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from search_space.serialization import from_dict, to_dict
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_seed_is_the_same_after_a_way_through_json(name):
+def test_baseline_survives_a_json_round_trip(name):
     for part in (BASELINES[name].architecture, BASELINES[name].training):
         assert from_dict(json.loads(json.dumps(to_dict(part)))) == part
 
 
-def test_every_kind_of_network_is_the_same_after_a_way_through_json():
+def test_random_architecture_survives_a_json_round_trip():
     space = SearchSpace.for_budget(8000)
     rng = np.random.RandomState(0)
     for _ in range(200):
@@ -27,14 +27,14 @@ def test_every_kind_of_network_is_the_same_after_a_way_through_json():
 
 
 @pytest.mark.parametrize(
-    ("plain", "said"),
+    ("plain", "message"),
     [
-        ({"kind": "Transformer"}, "nothing of ours is a 'Transformer'"),
-        ({"kind": "Conv", "channels": 3}, "no description of a Conv"),
-        ({"layers": []}, "does not say its kind"),
+        ({"kind": "Transformer"}, "unknown kind 'Transformer'"),
+        ({"kind": "Conv", "channels": 3}, "not a valid Conv"),
+        ({"layers": []}, "has no kind"),
         ({"kind": "TrainingConfig", "epochs": 0, "batch_size": 2, "optimizer": None}, "at least 1 epoch"),
     ],
 )
-def test_what_describes_nothing_of_ours_is_refused(plain, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_dict_is_refused(plain, message):
+    with pytest.raises(ValueError, match=message):
         from_dict(plain)

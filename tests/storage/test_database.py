@@ -1,9 +1,10 @@
-"""The store: made whole, never by accident, and refused where it is something else."""
+"""Store: created completely or not at all, checked when opened, locked for a limited time."""
 
 from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import time
 
 import optuna
 import pytest
@@ -20,11 +21,12 @@ from support import (
     truncated_database,
 )
 
-from mnist_search.errors import DiskError, NotFound, UnusableConfiguration
-from mnist_search.storage.database import Store, _parse, masked
+from mnist_search.errors import DiskError, NotFound, TryAgain, UnusableConfiguration
+from mnist_search.sqlite import BUSY_SECONDS
+from mnist_search.storage.database import Store, masked, parse_url
 
 
-def test_a_fresh_store_holds_optunas_tables_and_ours(store, tmp_path):
+def test_new_store_has_the_tables_of_optuna_and_mnist_search(store, tmp_path):
     tables = set(sa.inspect(store.engine).get_table_names())
 
     assert {"studies", "trials", "alembic_version"} <= tables
@@ -32,14 +34,14 @@ def test_a_fresh_store_holds_optunas_tables_and_ours(store, tmp_path):
     assert not list(tmp_path.glob("*.new"))
 
 
-def test_plain_optuna_opens_our_store(store, tmp_path):
+def test_plain_optuna_writes_to_a_store(store, tmp_path):
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/store.db", study_name="plain")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
 
     assert Store.open(store.url).storage.get_all_studies()[0].study_name == "plain"
 
 
-def test_a_store_that_plain_optuna_made_is_taken(tmp_path):
+def test_store_of_plain_optuna_is_extended(tmp_path):
     url = f"sqlite:///{tmp_path}/optuna.db"
     optuna.create_study(storage=url, study_name="theirs")
 
@@ -53,17 +55,17 @@ def test_a_store_that_plain_optuna_made_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (text_file, "no SQLite database"),
-        (empty_file, "no SQLite database"),
-        (folder, "no SQLite database"),
+        (text_file, "not a SQLite database"),
+        (empty_file, "not a SQLite database"),
+        (folder, "not a SQLite database"),
         (mlflow_database, "an MLflow database"),
-        (other_database, "no study store"),
+        (other_database, "not a study store"),
         (newer_schema, "a newer Optuna wrote it"),
         (older_schema, "optuna storage upgrade"),
-        (truncated_database, "malformed|no study store"),
+        (truncated_database, "malformed|not a study store"),
     ],
 )
-def test_what_is_no_store_of_ours_is_refused_and_left_as_it_is(tmp_path, opener, make, complaint):
+def test_open_raises_and_changes_nothing_when_the_file_is_not_a_store(tmp_path, opener, make, complaint):
     make(tmp_path / "store.db")
     before = digest(tmp_path)
 
@@ -72,13 +74,13 @@ def test_what_is_no_store_of_ours_is_refused_and_left_as_it_is(tmp_path, opener,
     assert digest(tmp_path) == before
 
 
-def test_opening_a_store_that_is_not_there_makes_none(tmp_path):
-    with pytest.raises(NotFound, match="begin one with mnist-search run"):
+def test_open_raises_and_creates_nothing_when_there_is_no_store(tmp_path):
+    with pytest.raises(NotFound, match="create one with mnist-search run"):
         Store.open(f"sqlite:///{tmp_path}/none.db")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_does_not_exist_is_a_disk_error(tmp_path):
+def test_create_raises_disk_error_when_the_folder_is_missing(tmp_path):
     with pytest.raises(DiskError, match="cannot create the study store"):
         Store.open_or_create(f"sqlite:///{tmp_path}/missing/store.db")
 
@@ -92,15 +94,15 @@ def test_a_folder_that_does_not_exist_is_a_disk_error(tmp_path):
         ("sqlite:///:memory:", "lost with the process"),
     ],
 )
-def test_what_is_no_usable_url_is_refused(url, complaint):
+def test_create_raises_when_the_url_is_not_usable(url, complaint):
     with pytest.raises(UnusableConfiguration, match=complaint):
         Store.open_or_create(url)
 
 
-def test_a_password_of_any_characters_reaches_the_driver_and_no_message():
+def test_password_with_special_characters_reaches_the_driver_and_no_message():
     url = sa.URL.create("postgresql", username="u", password="p{a}%40/:#", host="h", database="d")
 
-    parsed = _parse(url.render_as_string(hide_password=False))
+    parsed = parse_url(url.render_as_string(hide_password=False))
 
     assert parsed.password == "p{a}%40/:#"
     assert parsed.drivername == "postgresql+psycopg"
@@ -113,7 +115,7 @@ def _open_and_close(url: str) -> None:
     optuna.create_study(storage=store.storage, study_name="one", load_if_exists=True)
 
 
-def test_four_processes_that_begin_at_once_make_one_whole_store(tmp_path):
+def test_four_concurrent_processes_create_one_complete_store(tmp_path):
     url = f"sqlite:///{tmp_path}/race.db"
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_open_and_close, args=(url,)) for _ in range(4)]
@@ -128,16 +130,36 @@ def test_four_processes_that_begin_at_once_make_one_whole_store(tmp_path):
     assert sqlite3.connect(tmp_path / "race.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_the_database_clock_is_the_time_now(store):
-    import time
-
+def test_database_clock_is_the_current_time(store):
     with store.engine.connect() as connection:
         assert abs(connection.execute(sa.select(store.now())).scalar() - time.time()) < 3
 
 
-def test_reading_needs_no_right_to_write(store, tmp_path):
+def test_read_only_file_is_readable_and_unchanged(store, tmp_path):
     (tmp_path / "store.db").chmod(0o400)
     before = digest(tmp_path)
 
     assert optuna.get_all_study_names(Store.open(store.url).storage) == []
     assert digest(tmp_path) == before
+
+
+def test_lock_raises_try_again_when_another_process_holds_it(store):
+    impatient = Store.open(store.url, write=True, busy_seconds=0.1)
+
+    with store.lock("claim"), pytest.raises(TryAgain, match=r"claim lock for more than 0\.1 s"):
+        impatient.lock("claim").__enter__()
+    with impatient.lock("claim"):
+        pass
+
+
+def test_store_waits_longer_than_optuna_for_a_locked_database(store):
+    for each in (store, Store.open(store.url)):
+        with each.engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * BUSY_SECONDS
+
+
+def test_transaction_fails_when_the_database_stays_locked(store):
+    impatient = Store.open(store.url, write=True, busy_seconds=0.1)
+
+    with store.engine.begin(), pytest.raises(sa.exc.OperationalError, match="locked"):
+        impatient.engine.connect().begin()

@@ -1,11 +1,10 @@
-"""Claims and slots: no trial lost, none twice, never one too many."""
+"""Trial queue: no trial is lost, trained twice or in excess."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-import time
 from dataclasses import replace
 
 import optuna
@@ -17,8 +16,9 @@ from experiments import StudyConfig
 from mnist_search.errors import NotFound, StudyConflict, UnusableConfiguration
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage import leases as lease_rows
-from mnist_search.storage.database import Store, leases
+from mnist_search.storage.database import Store
 from mnist_search.storage.queue import MAX_ATTEMPTS, LostLease
+from mnist_search.storage.tables import leases, weights
 from search_space import SearchSpace
 
 
@@ -43,13 +43,13 @@ def run_to_the_end(search_study):
     return count
 
 
-def test_a_study_holds_as_many_trials_as_asked_and_not_one_more(search_study):
+def test_queue_has_exactly_n_trials(search_study):
     assert run_to_the_end(search_study) == 5
     assert search_study.claim() is None
     assert len(search_study.record().done) == 5
 
 
-def test_raising_the_target_makes_room_and_lowering_it_takes_none_away(search_study):
+def test_n_trials_is_raised_and_never_lowered(search_study):
     run_to_the_end(search_study)
 
     search_study.raise_n_trials(3)
@@ -58,20 +58,20 @@ def test_raising_the_target_makes_room_and_lowering_it_takes_none_away(search_st
     assert run_to_the_end(search_study) == 2
 
 
-def test_a_running_trial_takes_a_place(search_study):
+def test_running_trial_takes_a_slot(search_study):
     claims = [search_study.claim() for _ in range(5)]
 
     assert search_study.claim() is None
     assert len({claim.trial.number for claim in claims}) == 5
 
 
-def test_genes_are_chosen_when_a_trial_is_claimed(search_study, study_config):
+def test_claim_suggests_every_param(search_study, study_config):
     claim = search_study.claim()
 
     assert claim.trial.params.keys() == study_config.space.distributions.keys()
 
 
-def test_a_trial_put_back_is_begun_again_with_its_number_and_genes(search_study):
+def test_released_trial_is_claimed_again_with_its_number_and_params(search_study):
     claim = search_study.claim()
     claim.trial.report(0.5, 1)
     search_study.queue.release(claim)
@@ -84,20 +84,20 @@ def test_a_trial_put_back_is_begun_again_with_its_number_and_genes(search_study)
     assert search_study.study.trials[0].intermediate_values == {}
 
 
-def test_a_trial_of_a_dead_process_is_begun_again(search_study, store):
+def test_trial_is_claimed_again_when_its_worker_crashed(search_study, store):
     claim = search_study.claim()
     with store.engine.begin() as connection:
-        connection.execute(sa.update(leases).values(process_started=1.0))  # that process is gone
+        connection.execute(sa.update(leases).values(process_started=1.0))  # as if the process had exited
 
     again = search_study.claim()
 
     assert again.trial.number == claim.trial.number
     assert again.trial.params == claim.trial.params
-    assert search_study.record().trials[0].deaths == 1
+    assert search_study.record().trials[0].crashes == 1
 
 
-def test_a_trial_without_a_lease_is_begun_again(search_study):
-    """Its worker died between making the trial and writing the lease."""
+def test_trial_without_a_lease_is_claimed_again(search_study):
+    """Its worker crashed between the creation of the trial and its lease."""
     orphan = search_study.study.ask()
 
     claim = search_study.claim()
@@ -106,20 +106,20 @@ def test_a_trial_without_a_lease_is_begun_again(search_study):
     assert run_to_the_end(search_study) == 4
 
 
-def test_a_silent_lease_of_another_machine_is_free_after_its_grace(search_study, store):
+def test_lease_of_another_machine_expires_after_its_timeout(search_study, store):
     claim = search_study.claim()
     with store.engine.begin() as connection:
         connection.execute(sa.update(leases).values(host="elsewhere"))
     assert search_study.claim().trial.number == 1
 
     with store.engine.begin() as connection:
-        quiet = leases.c.beat - lease_rows.LEASE_TIMEOUT - 1
-        connection.execute(sa.update(leases).where(leases.c.trial_id == claim.trial_id).values(beat=quiet))
+        expired = leases.c.beat - lease_rows.LEASE_TIMEOUT - 1
+        connection.execute(sa.update(leases).where(leases.c.trial_id == claim.trial_id).values(beat=expired))
 
     assert search_study.claim().trial.number == 0
 
 
-def test_a_trial_that_kills_its_workers_is_failed_and_counts_once(search_study, store):
+def test_trial_fails_after_max_attempts_and_takes_one_slot(search_study, store):
     for _ in range(MAX_ATTEMPTS):
         search_study.claim()
         with store.engine.begin() as connection:
@@ -131,23 +131,23 @@ def test_a_trial_that_kills_its_workers_is_failed_and_counts_once(search_study, 
     assert run_to_the_end(search_study) == 4
 
 
-def test_a_worker_that_lost_its_lease_cannot_settle_or_put_back(search_study, store):
-    zombie = search_study.claim()
+def test_worker_that_lost_its_lease_can_neither_finish_nor_release(search_study, store):
+    stale = search_study.claim()
     with store.engine.begin() as connection:
         connection.execute(sa.update(leases).values(process_started=1.0))
-    heir = search_study.claim()
+    current = search_study.claim()
 
-    assert not search_study.queue.renew(zombie)
+    assert not search_study.queue.renew(stale)
     with pytest.raises(LostLease):
-        search_study.queue.finish(zombie, TrialState.PRUNED, attributes={"reason": "of a zombie"})
+        search_study.queue.finish(stale, TrialState.PRUNED, attributes={"reason": "stale"})
     with pytest.raises(LostLease):
-        search_study.queue.release(zombie)
-    finish(search_study, heir)
+        search_study.queue.release(stale)
+    finish(search_study, current)
     (done,) = search_study.record().done
     assert (done.state, done.val_accuracy, done.reason) == ("COMPLETE", 0.9, None)
 
 
-def test_the_store_keeps_the_weights_of_the_best_and_no_others(search_study):
+def test_store_keeps_the_weights_of_the_best_trials_only(search_study):
     for accuracy in (0.5, 0.9, 0.7, 0.95, 0.6):
         finish(search_study, search_study.claim(), accuracy)
 
@@ -155,18 +155,16 @@ def test_the_store_keeps_the_weights_of_the_best_and_no_others(search_study):
     assert kept == {b"weights 1", b"weights 3"}
 
 
-def test_damaged_weights_are_noticed(search_study, store):
-    from mnist_search.storage.database import weights
-
+def test_kept_weights_raises_when_they_are_damaged(search_study, store):
     finish(search_study, search_study.claim())
     with store.engine.begin() as connection:
-        connection.execute(sa.update(weights).values(safetensors=b"rotten"))
+        connection.execute(sa.update(weights).values(safetensors=b"damaged"))
 
     with pytest.raises(UnusableConfiguration, match="damaged"):
         search_study.queue.kept_weights()
 
 
-def test_the_best_is_by_accuracy_then_loss_then_age(search_study):
+def test_trials_are_ranked_by_accuracy_then_loss_then_number(search_study):
     for loss in (0.5, 0.3, 0.3):
         claim = search_study.claim()
         claim.trial.set_user_attr("num_params", 1000)
@@ -176,7 +174,7 @@ def test_the_best_is_by_accuracy_then_loss_then_age(search_study):
     assert [trial.number for trial in search_study.record().ranked] == [1, 2, 0]
 
 
-def test_an_enqueued_trial_is_begun_before_a_new_one_and_takes_a_place(search_study):
+def test_enqueued_trial_is_claimed_before_a_new_one_and_takes_a_slot(search_study):
     search_study.study.enqueue_trial({"depth": 3, "dropout": 0.0})
 
     claim = search_study.claim()
@@ -186,24 +184,27 @@ def test_an_enqueued_trial_is_begun_before_a_new_one_and_takes_a_place(search_st
     assert run_to_the_end(search_study) == 4
 
 
-def test_trials_enqueued_beyond_the_target_wait(search_study):
+def test_enqueued_trial_waits_when_the_study_is_full(search_study):
     run_to_the_end(search_study)
     search_study.study.enqueue_trial({"depth": 3})
 
     assert search_study.claim() is None
 
 
-def test_an_over_budget_trial_takes_no_place(search_study):
+@pytest.mark.parametrize(
+    "attributes", [{"over_budget": True}, {"reason": "over budget: 9,999 parameters, 1,500 allowed"}]
+)
+def test_over_budget_trial_takes_no_slot(search_study, attributes):
+    """Stores of version 0.1 have the reason only."""
     claim = search_study.claim()
-    claim.trial.set_user_attr("reason", "over budget: 9,999 parameters, 1,500 allowed")
-    search_study.queue.finish(claim, TrialState.PRUNED)
+    search_study.queue.finish(claim, TrialState.PRUNED, attributes=attributes)
 
     assert run_to_the_end(search_study) == 5
     assert search_study.record().rejected >= 1
     assert len(search_study.record().done) == 5
 
 
-def test_the_same_definition_continues_and_another_is_refused(search_study, store, study_config):
+def test_same_config_continues_and_another_raises(search_study, store, study_config):
     run_to_the_end(search_study)
 
     assert len(SearchStudy.open_or_create(store, "s", study_config, n_trials=5).record().done) == 5
@@ -212,23 +213,23 @@ def test_the_same_definition_continues_and_another_is_refused(search_study, stor
     assert len(search_study.record().trials) == 5
 
 
-def test_a_study_that_is_not_ours_is_refused(store, study_config):
+def test_open_raises_when_mnist_search_did_not_create_the_study(store, study_config):
     plain = optuna.create_study(storage=store.storage, study_name="plain")
     plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
 
-    with pytest.raises(UnusableConfiguration, match="not made by mnist-search"):
+    with pytest.raises(UnusableConfiguration, match="mnist-search did not create"):
         SearchStudy.open_or_create(store, "plain", study_config, n_trials=5)
     with pytest.raises(NotFound, match="no study 'missing'"):
         SearchStudy.open(store, "missing")
 
 
-def test_a_study_whose_making_was_cut_short_is_made_again(store, study_config):
+def test_study_is_created_again_when_its_creation_was_interrupted(store, study_config):
     optuna.create_study(storage=store.storage, study_name="s", direction="maximize")
 
     assert run_to_the_end(SearchStudy.open_or_create(store, "s", study_config, n_trials=2)) == 2
 
 
-def test_interrupted_or_not_a_study_makes_the_same_proposals(tmp_path, study_config):
+def test_interrupted_study_makes_the_same_proposals(tmp_path, study_config):
     def proposals(name, interrupt):
         store = Store.open_or_create(f"sqlite:///{tmp_path}/{name}.db")
         search_study = SearchStudy.open_or_create(store, "s", study_config, n_trials=15)
@@ -244,7 +245,7 @@ def test_interrupted_or_not_a_study_makes_the_same_proposals(tmp_path, study_con
     assert proposals("straight", interrupt=False) == proposals("interrupted", interrupt=True)
 
 
-def test_another_seed_makes_other_proposals(tmp_path, study_config):
+def test_seed_changes_the_proposals(tmp_path, study_config):
     first = SearchStudy.open_or_create(
         Store.open_or_create(f"sqlite:///{tmp_path}/a.db"), "s", study_config, 1
     )
@@ -255,17 +256,17 @@ def test_another_seed_makes_other_proposals(tmp_path, study_config):
     assert first.claim().trial.params != other.claim().trial.params
 
 
-def _work(url: str, die: bool) -> None:
+def _work(url: str, crash: bool) -> None:
     search_study = SearchStudy.open(Store.open(url, write=True), "s")
     while claim := search_study.claim():
-        if die:
+        if crash:
             os.kill(os.getpid(), signal.SIGKILL)
         finish(search_study, claim)
 
 
-def _spawn(*jobs):
+def _spawn(*arguments):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=worker_config) for worker_config in jobs]
+    processes = [context.Process(target=_work, args=each) for each in arguments]
     for process in processes:
         process.start()
     for process in processes:
@@ -273,7 +274,7 @@ def _spawn(*jobs):
     return [process.exitcode for process in processes]
 
 
-def test_four_processes_share_a_study_exactly(store, study_config):
+def test_four_processes_train_exactly_n_trials(store, study_config):
     search_study = SearchStudy.open_or_create(store, "s", study_config, n_trials=20)
     for depth in (3, 4, 5):
         search_study.study.enqueue_trial({"depth": depth})
@@ -286,7 +287,7 @@ def test_four_processes_share_a_study_exactly(store, study_config):
     assert {trial.state for trial in record.trials} == {"COMPLETE"}
 
 
-def test_processes_that_are_killed_lose_nothing_and_double_nothing(store, study_config):
+def test_killed_processes_lose_no_trial_and_duplicate_none(store, study_config):
     SearchStudy.open_or_create(store, "s", study_config, n_trials=8)
 
     codes = _spawn((store.url, True), (store.url, True))
@@ -295,28 +296,11 @@ def test_processes_that_are_killed_lose_nothing_and_double_nothing(store, study_
     record = SearchStudy.open(Store.open(store.url), "s").record()
     assert codes == [-signal.SIGKILL] * 2
     assert [trial.state for trial in record.trials] == ["COMPLETE"] * 8
-    assert sum(trial.deaths for trial in record.trials) == 2
+    assert sum(trial.crashes for trial in record.trials) == 2
 
 
-def test_a_busy_database_is_waited_for(store, search_study):
-    """Another writer holds the lock for longer than Optuna would wait."""
-    import sqlite3
-    import threading
-
-    blocker = sqlite3.connect(store.engine.url.database, isolation_level=None, check_same_thread=False)
-    blocker.execute("BEGIN IMMEDIATE")
-    threading.Timer(7, lambda: blocker.execute("COMMIT")).start()
-    started = time.monotonic()
-
-    claim = search_study.claim()
-
-    assert claim is not None
-    assert time.monotonic() - started > 5
-    blocker.close()
-
-
-def test_a_tight_budget_still_fills_every_place(store):
-    """Fewer than one random configuration in a thousand fits."""
+def test_tight_budget_fills_every_slot(store):
+    """Fewer than one random configuration in a thousand is within the budget."""
     space = SearchSpace(depth=(3, 7), width=(2, 30), epochs=1)
     tight = StudyConfig(budget=200, space=space, fill=False, sampler="random", pruner="none")
     assert tight.parameter_budget.feasible_share()[0] < 0.001

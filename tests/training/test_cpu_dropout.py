@@ -1,4 +1,4 @@
-"""Dropout's masks, checked statistically."""
+"""Statistical tests of dropout masks."""
 
 import itertools
 import math
@@ -11,18 +11,18 @@ from mnist_search.training.model import fast_layers, modules
 from search_space.architecture import Architecture, Dropout, Flatten, Linear
 
 
-def strip_dropout(rate):
+def buffered_dropout(rate):
     return BufferedDropout(MaskBuffer(rate)).train()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("rate", [0.05, 0.4])
-def test_strip_dropout_drops_each_element_independently_at_its_rate(layout, rate, dtype):
+def test_buffered_dropout_drops_elements_independently_at_its_rate(memory_format, rate, dtype):
     torch.manual_seed(0)
-    x = torch.ones(128, 16, 24, 24, dtype=dtype).to(memory_format=layout)
+    x = torch.ones(128, 16, 24, 24, dtype=dtype).to(memory_format=memory_format)
 
-    y = strip_dropout(rate)(x)
+    y = buffered_dropout(rate)(x)
 
     assert y.dtype == dtype
     assert y.stride() == x.stride()
@@ -31,11 +31,11 @@ def test_strip_dropout_drops_each_element_independently_at_its_rate(layout, rate
     sigma = math.sqrt(rate * (1 - rate) / n)
     assert abs(y.double().mean().item() - 1) < 4 * sigma / (1 - rate)
     assert abs(y.max().item() - 1 / (1 - rate)) < 0.004
-    rate = 1 - 1 / y.max().item()  # as often as its inverse in this dtype asks for
+    rate = 1 - 1 / y.max().item()  # adjusted to the rounded scale
     assert abs(dropped.mean().item() - rate) < 4 * sigma
     for shifted in (dropped.roll(1, 3), dropped.roll(1, 1), dropped.roll(1, 0)):
-        together = (dropped * shifted).mean().item()
-        assert abs(together - rate * rate) < 5 * math.sqrt(rate * rate / n)
+        joint = (dropped * shifted).mean().item()
+        assert abs(joint - rate * rate) < 5 * math.sqrt(rate * rate / n)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -53,7 +53,7 @@ def test_channel_dropout_drops_whole_channels_and_keeps_the_mean(dtype):
 
 
 @pytest.mark.parametrize("per", ["element", "channel"])
-def test_dropout_as_networks_are_built_with_it_keeps_the_mean_in_bf16(per):
+def test_dropout_of_fast_layers_keeps_the_mean_in_bf16(per):
     torch.manual_seed(0)
     dropout, *_ = modules(Architecture((Dropout(0.05, per), Flatten(), Linear(10))), fast_layers())
     x = torch.ones(4096, 256, 1, 2, dtype=torch.bfloat16)
@@ -64,31 +64,31 @@ def test_dropout_as_networks_are_built_with_it_keeps_the_mean_in_bf16(per):
     assert abs(mean - 1) < 4 * math.sqrt(0.05 / 0.95 / draws)
 
 
-def test_two_masks_of_one_strip_are_uncorrelated_and_a_strip_is_not_used_for_ever():
+def test_masks_of_a_buffer_are_uncorrelated_and_the_buffer_is_resampled():
     torch.manual_seed(0)
-    strip = MaskBuffer(0.5, stretches=3)
+    buffer = MaskBuffer(0.5, n_masks=3)
     x = torch.ones(64, 8, 24, 24)
 
-    masks = [strip.cut(x) for _ in range(4)]
+    masks = [buffer.slice(x) for _ in range(4)]
 
-    strips = [mask.untyped_storage().data_ptr() for mask in masks]
-    assert strips[0] == strips[1] == strips[2] != strips[3]
+    storages = [mask.untyped_storage().data_ptr() for mask in masks]
+    assert storages[0] == storages[1] == storages[2] != storages[3]
     for one, other in itertools.combinations(masks, 2):
-        together = torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1]
-        assert abs(together.item()) < 5 / math.sqrt(x.numel())
+        correlation = torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1]
+        assert abs(correlation.item()) < 5 / math.sqrt(x.numel())
 
 
 def test_every_unit_is_dropped_at_the_rate_over_many_steps():
     torch.manual_seed(0)
-    dropout, x, steps = strip_dropout(0.2), torch.ones(16, 10), 2000
+    dropout, x, steps = buffered_dropout(0.2), torch.ones(16, 10), 2000
 
-    often = sum((dropout(x) == 0).double() for _ in range(steps)) / steps
+    frequency = sum((dropout(x) == 0).double() for _ in range(steps)) / steps
 
-    assert (often - 0.2).abs().max().item() < 6 * math.sqrt(0.2 * 0.8 / steps)
+    assert (frequency - 0.2).abs().max().item() < 6 * math.sqrt(0.2 * 0.8 / steps)
 
 
-def test_strip_dropout_is_off_in_evaluation_and_passes_gradients_where_it_keeps():
-    dropout = strip_dropout(0.5)
+def test_buffered_dropout_is_the_identity_in_evaluation_mode_and_masks_gradients():
+    dropout = buffered_dropout(0.5)
     x = torch.ones(4, 4, requires_grad=True)
 
     assert dropout.eval()(x) is x

@@ -1,0 +1,59 @@
+"""A study's champion as model files with a card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mnist_search.errors import DiskError, UsageError
+from mnist_search.evaluation.champion import champion
+from mnist_search.export.formats import WRITERS, export_model, write_atomically
+from mnist_search.export.model_card import markdown
+from mnist_search.storage.database import Store
+
+
+def export_champion(
+    storage: str, study: str, trial: int | None, formats: Sequence[str], folder: Path, *, publish: bool
+) -> Iterator[Path]:
+    """Write a champion, then its card as JSON and as Markdown; yields each file once it is written.
+
+    Args:
+        storage: URL of the store.
+        study: name of the study.
+        trial: export this trial instead of the champion.
+        formats: suffixes without dot; by default pt2, or every format with ``publish``.
+        folder: must exist.
+        publish: name the files FOLDER/BUDGET/model.* and card.*; only after finals.
+
+    Raises:
+        NotFound: no such study or trial, or its weights were not kept.
+        UsageError: ``publish`` without finals.
+        DiskError: a file cannot be written.
+    """
+    network = champion(Store.open(storage), study, trial)
+    if not folder.is_dir():
+        raise DiskError(f"no folder {folder}; create it, or name another with --output")
+    name = card_name = study if trial is None else f"{study}-trial-{trial}"
+    if publish:
+        if network.card.get("test_accuracy") is None:
+            raise UsageError(f"{study!r} has no finals to publish; run mnist-search finalize {study} first")
+        name, card_name, folder = "model", "card", folder / str(network.card["budget"])
+        _make_folder(folder)
+    suffixes = [f".{each}" for each in formats] or (list(WRITERS) if publish else [".pt2"])
+    for suffix in suffixes:
+        path = folder / f"{name}{suffix}"
+        export_model(path, network.config.architecture, network.weights)
+        yield path
+    card = {".json": json.dumps(network.card, indent=1), ".md": markdown(name, network.card)}
+    for suffix, text in card.items():
+        path = folder / f"{card_name}{suffix}"
+        write_atomically(path, f"{text}\n".encode())
+        yield path
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"cannot create {folder}: {error}; name another folder with --output") from error

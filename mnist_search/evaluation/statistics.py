@@ -1,0 +1,96 @@
+"""Test accuracy over several seeds: mean, standard deviation, confidence interval."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.special import stdtrit
+
+from mnist_search.evaluation.finals import finalist_name, finals_of
+from mnist_search.records import FinalResult, FinalTask, StudyRecord
+from mnist_search.storage.database import Store
+from mnist_search.storage.final_queue import FinalQueue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedStatistics:
+    """One network over its seeds. Accuracies are fractions on the 10,000 test images.
+
+    Attributes:
+        n_seeds: successful trainings.
+        failed: failed trainings.
+        test_accuracy_mean, test_accuracy_sd, worst: of the accuracy after the last epoch.
+        low, high: 95 % confidence interval of the mean; None for fewer than two seeds.
+        best_epoch: mean over the seeds of the best epoch's accuracy; None without accuracies per epoch.
+        seconds: mean duration of a training.
+        device: device and compute mode of the first training.
+    """
+
+    name: str
+    parameters: int
+    epochs: int
+    n_seeds: int
+    failed: int
+    test_accuracy_mean: float | None = None
+    test_accuracy_sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    worst: float | None = None
+    best_epoch: float | None = None
+    seconds: float | None = None
+    device: str | None = None
+
+
+def seed_statistics(queue: FinalQueue) -> list[SeedStatistics]:
+    """Statistics of every network of a queue, in the order in which they were added."""
+    trainings: defaultdict[str, list[tuple[FinalTask, FinalResult]]] = defaultdict(list)
+    for training in queue.trainings():
+        if training.result is not None:
+            trainings[training.task.name].append((training.task, training.result))
+    return [_statistics(pairs[0][0], [result for _, result in pairs]) for pairs in trainings.values()]
+
+
+def _statistics(task: FinalTask, results: Sequence[FinalResult]) -> SeedStatistics:
+    accuracies = [r.test_accuracy for r in results if r.test_accuracy is not None]
+    statistics = SeedStatistics(
+        name=task.name,
+        parameters=task.architecture.num_params(),
+        epochs=task.training.epochs,
+        n_seeds=len(accuracies),
+        failed=len(results) - len(accuracies),
+    )
+    if not accuracies:
+        return statistics
+    best = [r.best_epoch_accuracy for r in results if r.best_epoch_accuracy is not None]
+    statistics = replace(
+        statistics,
+        test_accuracy_mean=mean(accuracies),
+        worst=min(accuracies),
+        device=results[0].device,
+        best_epoch=mean(best) if best else None,
+        seconds=mean(r.seconds for r in results if r.test_accuracy is not None),
+    )
+    if len(accuracies) == 1:
+        return statistics
+    low, high = confidence_interval(accuracies)
+    return replace(statistics, test_accuracy_sd=stdev(accuracies), low=low, high=high)
+
+
+def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % confidence interval of the mean of at least two values, by Student's t."""
+    center, standard_error = mean(values), stdev(values) / len(values) ** 0.5
+    margin = float(stdtrit(len(values) - 1, 0.975)) * standard_error
+    return center - margin, center + margin
+
+
+def final_rows(store: Store, record: StudyRecord) -> list[dict[str, Any]] | None:
+    """Statistics of a study's latest finals, with each trial's validation accuracy; None without finals."""
+    queues = finals_of(store, record)
+    if not queues:
+        return None
+    val_accuracy = {finalist_name(trial): trial.val_accuracy for trial in record.trials}
+    return [asdict(row) | {"val_accuracy": val_accuracy.get(row.name)} for row in seed_statistics(queues[-1])]

@@ -1,0 +1,56 @@
+"""Evaluation of a network on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnist_search.data.dataset import Digits
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Metrics and outputs of a network on a data set.
+
+    Attributes:
+        loss: mean cross-entropy.
+        accuracy: fraction.
+        logits: (N, 10), on the device of the data set.
+    """
+
+    loss: float
+    accuracy: float
+    logits: Tensor
+
+    @property
+    def predictions(self) -> Tensor:
+        """(N,) int64 predicted digits."""
+        return self.logits.argmax(1)
+
+
+@torch.no_grad()
+def evaluate(network: Callable[[Tensor], Tensor], digits: Digits, batch_size: int = 1000) -> Evaluation:
+    """Evaluate a network on every image, in fp32 and without dropout.
+
+    Args:
+        network: a module, an exported program's module or a function, from (N, 1, 28, 28) float32
+            pixels in [0, 1] to (N, 10) logits. A module is switched to evaluation mode.
+        digits: the data set, on the device of the network.
+        batch_size: images per call of the network.
+    """
+    if isinstance(network, nn.Module):
+        with suppress(NotImplementedError):  # an exported program has one mode only
+            network.eval()
+    logits = torch.cat([network(images.float() / 255) for images in digits.images.split(batch_size)])
+    correct = (logits.argmax(1) == digits.labels).sum().item()
+    return Evaluation(F.cross_entropy(logits, digits.labels).item(), correct / len(digits), logits)
+
+
+def confusion_matrix(predictions: Tensor, labels: Tensor) -> Tensor:
+    """(10, 10) int64 counts, a row per true digit and a column per predicted digit."""
+    return torch.bincount(10 * labels + predictions, minlength=100).view(10, 10)

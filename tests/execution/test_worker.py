@@ -1,0 +1,90 @@
+"""Worker: errors in a row, stop conditions, another compute mode; in this process, on real MNIST."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mnist_search.errors import MnistSearchError
+from mnist_search.execution.config import WorkerConfig
+from mnist_search.execution.events import Message, StopConditionReached, TrialEpoch
+from mnist_search.execution.worker import MAX_CONSECUTIVE_ERRORS, Worker
+from mnist_search.search.stopping import StopConditions
+from mnist_search.search.study import SearchStudy
+
+
+class RecordingChannel:
+    """A channel that records events; ``broken`` raises on every epoch, as a bug in a trial."""
+
+    should_stop = False
+
+    def __init__(self, broken=False):
+        self.events = []
+        self._broken = broken
+
+    def send(self, event):
+        if self._broken and isinstance(event, TrialEpoch):
+            raise ZeroDivisionError("a bug")
+        self.events.append(event)
+
+    @property
+    def texts(self):
+        return [event.text for event in self.events if isinstance(event, Message)]
+
+
+@pytest.fixture
+def search_study(store, study_config):
+    return SearchStudy.open_or_create(store, "s", study_config, n_trials=1)
+
+
+@pytest.fixture
+def config(store, mnist_dir):
+    return WorkerConfig(
+        storage=store.url,
+        study="s",
+        data_dir=mnist_dir,
+        device="cpu",
+        precision="fp32",
+        mlflow=None,
+        keep_models=0,
+    )
+
+
+def test_worker_stops_after_consecutive_errors(search_study, config):
+    search_study.raise_n_trials(9)
+
+    with pytest.raises(MnistSearchError, match=r"3 consecutive trials failed.*ZeroDivisionError: a bug"):
+        Worker(config, RecordingChannel(broken=True)).run()
+
+    assert [trial.state for trial in search_study.record().trials] == ["FAIL"] * MAX_CONSECUTIVE_ERRORS
+
+
+def test_worker_stops_when_patience_is_exhausted(search_study, config):
+    search_study.raise_n_trials(50)
+    channel = RecordingChannel()
+
+    Worker(replace(config, stop_conditions=StopConditions(patience=1)), channel).run()
+
+    record = search_study.record()
+    *_, last = channel.events
+    assert isinstance(last, StopConditionReached)
+    assert last.reason.endswith(f"trial {record.best.number}")
+    assert record.best.number == len(record.trials) - 2
+
+
+def test_worker_warns_once_when_earlier_trials_have_another_compute_mode(search_study, config):
+    same, other = RecordingChannel(), RecordingChannel()
+    Worker(config, same).run()
+    search_study.raise_n_trials(2)
+    Worker(config, same).run()
+    search_study.raise_n_trials(4)
+
+    Worker(replace(config, precision="bf16"), other).run()
+
+    assert same.texts == []
+    (text,) = other.texts
+    assert text.startswith("trial 0 was trained on cpu")
+    assert text.endswith("choose the mode with --precision")
+    modes = [trial.device.rpartition(", ")[0][-4:] for trial in search_study.record().trials]
+    assert modes == ["fp32", "fp32", "bf16", "bf16"]

@@ -1,0 +1,179 @@
+"""The research scripts reproduce the tables of the log from small or committed data."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer
+from optuna.pruners import MedianPruner, NopPruner
+from support import ROOT
+
+from experiments import BASELINES
+from mnist_search.data.dataset import Digits
+from mnist_search.research import (
+    compare_pruners,
+    compare_searches,
+    diagnose_baselines,
+    fast_path_accuracy,
+    fidelity,
+)
+from mnist_search.research.compare_pruners import ReplayedSearch
+from mnist_search.research.jsonl import append, read
+from mnist_search.search.pruners import PRUNERS
+
+MEASURED = ROOT / "experiments" / "measured"
+
+RISING = [[0.1, 0.5, 0.9], [0.1, 0.5, 0.8]]
+FLAT = [[0.2, 0.2, 0.2], [0.2, 0.2, 0.2]]
+
+RUN_PART = """
+import pathlib, sys
+from mnist_search.research.jsonl import run_part
+
+tasks = [({"n": n}, lambda n=n: {"square": [n * n]}) for n in range(4)]
+run_part(pathlib.Path(sys.argv[1]), tasks, int(sys.argv[2]), 2)
+"""
+
+
+def test_run_part_adds_only_the_results_that_the_file_lacks(tmp_path):
+    file = tmp_path / "results.jsonl"
+    append(file, {"n": 2, "square": ["stored"]})
+
+    for part in ("1", "0"):  # each in a new process, since run_part limits the threads of its process
+        subprocess.run([sys.executable, "-c", RUN_PART, file, part], check=True)
+
+    assert [(line["n"], line["square"]) for line in read(file)] == [
+        (2, ["stored"]), (1, [1]), (3, [9]), (0, [0]),
+    ]  # fmt: skip
+
+
+def test_diagnosed_baseline_is_trained_by_both_loops(digits):
+    subset = Digits(digits.images[::5], digits.labels[::5])
+    variant = diagnose_baselines.variants()["seed-003, no dropout, no augmentation"]
+    recipe = replace(variant.recipe, training=replace(variant.recipe.training, epochs=3))
+
+    project, handwritten = (
+        diagnose_baselines.run_variant(diagnose_baselines.Variant(recipe, handwritten=flag), subset)
+        for flag in (False, True)
+    )
+
+    assert [len(project["curve"]), len(handwritten["curve"])] == [3, 2]
+    for curve in (project["curve"], handwritten["curve"]):
+        assert 0 < curve[0]["train_accuracy"] < curve[-1]["train_accuracy"] <= 1
+        assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    assert project["plain_accuracy"] > project["curve"][0]["train_accuracy"]
+    assert project["plain_loss"] < project["curve"][0]["train_loss"]
+
+
+def test_diagnosed_variants_change_one_setting():
+    variants = diagnose_baselines.variants()
+    originals = {name: BASELINES[name] for name in ("seed-000", "seed-003")}
+
+    changed = variants["seed-000, 7 degrees"].recipe.training
+    original = originals["seed-000"].training
+    assert replace(changed, augmentation=original.augmentation) == original
+    assert variants["seed-003, no dropout"].recipe.training == originals["seed-003"].training
+    unchanged = {name for name, variant in variants.items() if variant.recipe in originals.values()}
+    assert unchanged == {"seed-000", "seed-000, the seeds' loop", "seed-003"}
+
+
+@pytest.mark.parametrize(
+    ("script", "file", "row"),
+    [
+        (diagnose_baselines, "claims.jsonl", "| seed-003 | 55.70 | 85.81 | 19: 96.41 | 0.1248 | 98.99 | 0.0317 |"),
+        (compare_searches, "searching.jsonl", "| TPE, filled | 3 | 98.443 (0.198) | 97.95 | 98.64 | 97.32 | 0 |"),
+        (fidelity, "fidelity-20000.jsonl", "| val_accuracy, averaged, after epoch 3 | 3 | 0.87 | 0.81 | 0.86 |"),
+        (fast_path_accuracy, "accuracy.jsonl", "| seed-000 | fast | loss, last epoch | 17 | 0.03550 (0.00381) | 0.03409 (0.00234) | "),
+    ],
+)  # fmt: skip
+def test_report_reads_the_committed_results(capsys, script, file, row):
+    script.report(MEASURED / file)
+
+    assert row in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_profile_lists_the_operators_of_a_step(mnist_dir):
+    profile = subprocess.run(
+        [sys.executable, "-m", "mnist_search.research.profile_step", "profile", "reference", "--data-dir", mnist_dir],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert "aten::convolution_backward" in profile.stdout
+
+
+def test_replayed_search_is_scored_by_the_training_that_it_did_not_see():
+    search = compare_pruners.replay([RISING, FLAT], order=0, training=0, pruner=NopPruner(), epoch_budget=6)
+
+    assert search == ReplayedSearch(accuracy=0.8, started=2, completed=2)
+
+
+def test_replayed_search_ends_when_its_epochs_are_used_up():
+    search = compare_pruners.replay([RISING] * 5, order=0, training=1, pruner=NopPruner(), epoch_budget=3)
+
+    assert search == ReplayedSearch(accuracy=0.9, started=1, completed=1)
+
+
+def test_pruner_stops_a_replayed_training():
+    pruner = MedianPruner(n_startup_trials=1, n_warmup_steps=0)
+    order = np.random.default_rng(0).permutation(2).tolist()
+    networks = [FLAT, FLAT]
+    networks[order[0]] = RISING
+    networks[order[1]] = [[0.05, 0.05, 0.05]] * 2
+
+    search = compare_pruners.replay(networks, order=0, training=0, pruner=pruner, epoch_budget=4)
+
+    assert search == ReplayedSearch(accuracy=0.8, started=2, completed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", compare_searches.arms(0))
+def test_compared_search_trains_only_networks_within_the_budget(name, small_split):
+    search = compare_searches.search(compare_searches.arms(0)[name], small_split, trials=2)
+
+    assert len(search["curve"]) == 2
+    assert search["num_params"] <= compare_searches.BUDGET
+    assert all(0 < accuracy < 1 for accuracy in search["again"])
+    assert (search["over"] > 0) == name.startswith("plain")
+
+
+def test_report_of_searches_lists_only_those_that_have_run(tmp_path, capsys):
+    line = {"curve": [0.9, 0.98], "over": 3, "num_params": 7900, "again": [0.97, 0.99]}
+    append(tmp_path / "lines", {"arm": "TPE, filled", "seed": 0} | line)
+
+    compare_searches.report(tmp_path / "lines")
+
+    table = capsys.readouterr().out
+    assert "| TPE, filled | 1 | 98.000 (nan) | 98.00 | 98.00 | 98.00 | 3 |" in table
+    assert "random" not in table
+
+
+def test_pruners_are_compared_on_the_committed_curves(capsys):
+    compare_pruners.curves(MEASURED / "fidelity-20000.jsonl", orders=2, resamples=2)
+
+    table, differences = capsys.readouterr().out.split("Mean over")
+    for name in PRUNERS:
+        assert sum(line.startswith(f"| {name} | ") for line in table.splitlines()) == 3
+        assert (f"| {name} | " in differences) == (name != "none")
+
+
+def test_pruners_are_compared_on_a_study_without_a_pruner(capsys, tmp_path):
+    shutil.copy(MEASURED / "studies.db", tmp_path)
+
+    compare_pruners.study(tmp_path / "studies.db", "budget-8000", orders=2)
+
+    out = capsys.readouterr().out
+    assert out.startswith("20 networks")
+    assert "| none | 300 | 99.430 (0.000) | 20.0 | 20.0 |" in out
+
+
+def test_pruners_are_not_compared_on_a_study_with_pruned_trials(tmp_path):
+    shutil.copy(MEASURED / "budget-8000.db", tmp_path)
+
+    with pytest.raises(typer.BadParameter, match="did not complete"):
+        compare_pruners.study(tmp_path / "budget-8000.db", "budget-8000", orders=2)

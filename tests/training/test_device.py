@@ -1,0 +1,32 @@
+"""Compute mode and number of jobs, by rule."""
+
+from __future__ import annotations
+
+import torch
+
+from mnist_search.training.device import (
+    CPU,
+    JOBS_PER_ACCELERATOR,
+    NATIVE_BF16,
+    ComputeMode,
+    default_jobs,
+    select_compute_mode,
+    usable_cores,
+)
+
+
+def test_compute_mode_follows_from_the_hardware():
+    mode = select_compute_mode(CPU)
+
+    native = any(torch.cpu.get_capabilities().get(name) is True for name in NATIVE_BF16)
+    assert mode == ComputeMode("bf16" if native else "fp32", channels_last=True, graph=False)
+    assert select_compute_mode(torch.device("meta")) == ComputeMode("fp32")
+
+
+def test_precision_option_overrides_the_rule():
+    assert [select_compute_mode(CPU, name).precision for name in ("bf16", "fp32")] == ["bf16", "fp32"]
+
+
+def test_default_jobs_are_one_per_core_on_a_cpu_and_constant_on_an_accelerator():
+    assert default_jobs(CPU) == usable_cores()
+    assert default_jobs(torch.device("cuda")) == JOBS_PER_ACCELERATOR

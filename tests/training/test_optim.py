@@ -1,0 +1,112 @@
+"""Optimizers and learning-rate schedules; torch's are the reference for the capturable ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from support import OPTIMIZERS
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mnist_search.training.optim import LearningRate, make_optimizer
+from search_space.training_config import SGD, Adam, Constant, Cosine, OneCycle, Plateau, Step
+
+
+def rates(schedule, lr=0.1, epochs=4, steps=5, accuracies=(0.5,) * 4):
+    """The learning rate of every step."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = make_optimizer([weight], SGD(lr))
+    rate = LearningRate(optimizer, schedule, epochs, steps)
+    values = []
+    for accuracy in accuracies:
+        for _ in range(steps):
+            values.append(rate.value)
+            weight.grad = torch.zeros(1)
+            optimizer.step()
+            rate.after_step()
+        rate.after_epoch(accuracy)
+    return values
+
+
+def test_constant_schedule_keeps_the_rate():
+    assert rates(Constant()) == [0.1] * 20
+
+
+def test_one_cycle_rises_to_the_peak_and_ends_near_zero():
+    values = rates(OneCycle(pct_start=0.25, div_factor=10, final_div_factor=100))
+
+    assert values[0] == pytest.approx(0.01)
+    assert max(values) == pytest.approx(0.1, rel=0.05)
+    assert values.index(max(values)) in {4, 5}
+    assert values[-1] < 0.003
+
+
+def test_cosine_falls_from_the_peak_along_half_a_cosine():
+    expected = [0.05 * (1 + math.cos(math.pi * k / 20)) for k in range(20)]
+
+    assert rates(Cosine()) == pytest.approx(expected)
+
+
+def test_step_schedule_drops_by_gamma_after_every_step_size_epochs():
+    expected = [0.1] * 10 + [0.01] * 10
+
+    assert rates(Step(step_size=2, gamma=0.1)) == pytest.approx(expected)
+
+
+def test_plateau_drops_when_accuracy_stalls_for_longer_than_patience():
+    expected = [0.1] * 15 + [0.01] * 5
+
+    assert rates(Plateau(patience=1), accuracies=(0.5, 0.5, 0.5, 0.5)) == pytest.approx(expected)
+    assert rates(Plateau(patience=1), accuracies=(0.5, 0.6, 0.7, 0.8)) == [0.1] * 20
+
+
+def test_decoupled_adam_is_adamw():
+    weight = [nn.Parameter(torch.zeros(1))]
+
+    assert type(make_optimizer(weight, Adam(0.1, decoupled=True))) is torch.optim.AdamW
+    assert type(make_optimizer(weight, Adam(0.1))) is torch.optim.Adam
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS)
+def test_capturable_optimizer_equals_torch(config):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 20, generator=generator)
+    gradients = torch.randn(40, 2, 20, generator=generator)
+
+    expected, actual = (
+        optimized(start, gradients, config, capturable=capturable) for capturable in (False, True)
+    )
+
+    torch.testing.assert_close(actual, expected)
+    assert (expected - start).abs().min() > 0
+
+
+def optimized(start, gradients, config, *, capturable):
+    """The weights after a step per gradient, under a one-cycle schedule."""
+    weights = [nn.Parameter(row.clone()) for row in start]
+    optimizer = make_optimizer(weights, config, capturable=capturable)
+    rate = LearningRate(optimizer, OneCycle(), epochs=1, steps_per_epoch=len(gradients))
+    for step_gradients in gradients:
+        for weight, gradient in zip(weights, step_gradients, strict=True):
+            weight.grad = gradient.clone()
+        if capturable:
+            optimizer.sync_hyperparameters()
+        optimizer.step()
+        rate.after_step()
+    return torch.stack(weights).detach()
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS)
+def test_capturable_optimizer_keeps_its_state_on_the_device(config):
+    with FakeTensorMode(), torch.device("cuda"):
+        weights = [nn.Parameter(torch.empty(3, 3)), nn.Parameter(torch.empty(3))]
+        optimizer = make_optimizer(weights, config, capturable=True)
+        for weight in weights:
+            weight.grad = torch.empty_like(weight)
+
+        optimizer.sync_hyperparameters()
+        optimizer.step()
+
+    assert {weight.device.type for weight in weights} == {"cuda"}
