@@ -1,6 +1,6 @@
 """Baseline seed-000: no biases, BN-ReLU-dropout 0.05 after every convolution, global average pooling as head.
 
-Source: e310d388ce63df15. Cost: 15 epochs. Reported: 8,932 parameters, 99.50 % on test at its best epoch.
+Source: e310d388ce63df15. Cost: 15 epochs. Reported: 8,932 parameters, 99.50 % on the test set at its best epoch.
 Command: mnist-search reproduce seed-000
 """
 
@@ -39,7 +39,7 @@ RECIPE = Recipe(
         augmentation=Augmentation(rotation=35, interpolation="nearest"),
     ),
     reported=ReportedResult(
-        num_params=8_932, test_accuracy=0.9950, wording="99.50 % on test at the best of 15 epochs, one run"
+        num_params=8_932, test_accuracy=0.9950, wording="99.50 % on the test set, best of 15 epochs, one run"
     ),
     assumed="a constant learning rate",
     params=block_widths(4, 4, 8, 16, 16, 16, 16)

@@ -1,6 +1,6 @@
 """Baseline seed-001: padded convolutions 6-12-24-12-10, global average pooling, a 1x1 convolution with a bias.
 
-Source: cedc7f1e9801118b. Cost: at most 15 epochs. Reported: 7,204 parameters, 99.1-99.3 % on test.
+Source: cedc7f1e9801118b. Cost: at most 15 epochs. Reported: 7,204 parameters, 99.1-99.3 % on the test set.
 The rows of the author's table add up to 7,194; the stated total requires a bias in the last 1x1
 convolution, which is therefore included here.
 Command: mnist-search reproduce seed-001
@@ -47,7 +47,7 @@ RECIPE = Recipe(
         ),
     ),
     reported=ReportedResult(
-        num_params=7_204, test_accuracy=0.993, wording="99.1-99.3 % on test within 15 epochs, one run"
+        num_params=7_204, test_accuracy=0.993, wording="99.1-99.3 % on the test set within 15 epochs, one run"
     ),
     assumed="batch size 128; rotation and affine map in one resampling instead of two",
     params=block_widths(6, 12, 24, 12, 10)

@@ -1,6 +1,6 @@
 """Baseline seed-002: convolutions with biases 4-8-16-32-64-10, batch norm without learned parameters.
 
-Source: 3338921d21c41d89. Cost: 20 epochs. Reported: 25,290 parameters, 98.6 % on test after 20 epochs.
+Source: 3338921d21c41d89. Cost: 20 epochs. Reported: 25,290 parameters, 98.6 % on the test set after 20 epochs.
 Command: mnist-search reproduce seed-002
 """
 
@@ -34,7 +34,7 @@ RECIPE = Recipe(
     ),
     training=TrainingConfig(epochs=20, batch_size=128, optimizer=SGD(0.01, momentum=0.9)),
     reported=ReportedResult(
-        num_params=25_290, test_accuracy=0.986, wording="98.6 % on test after 20 epochs, one run"
+        num_params=25_290, test_accuracy=0.986, wording="98.6 % on the test set after 20 epochs, one run"
     ),
     assumed="ReLU before batch norm, dropout 0.1, SGD with learning rate 0.01 and momentum 0.9, constant",
     params=block_widths(4, 8, 16, 32, 64)

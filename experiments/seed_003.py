@@ -1,6 +1,6 @@
 """Baseline seed-003: padded convolutions 8-16-32, each with max pooling, and a fully connected head 288-32-10.
 
-Source: aee73f9bf4752610. Cost: 19 epochs. Reported: 15,578 parameters, 99.43 % on test.
+Source: aee73f9bf4752610. Cost: 19 epochs. Reported: 15,578 parameters, 99.43 % on the test set.
 Command: mnist-search reproduce seed-003
 """
 
@@ -37,6 +37,6 @@ RECIPE = Recipe(
         augmentation=Augmentation(rotation=10, translation=(0.1, 0.1), interpolation="nearest"),
     ),
     reported=ReportedResult(
-        num_params=15_578, test_accuracy=0.9943, wording="99.43 % on test at the last of 19 epochs, one run"
+        num_params=15_578, test_accuracy=0.9943, wording="99.43 % on the test set, last of 19 epochs, one run"
     ),
 )

@@ -1,6 +1,6 @@
 """Baseline seed-004: ReLU before batch norm, dropout 0.1, a 1x1 convolution before the only max pooling, linear head.
 
-Source: 131861b3967ff315. Cost: 20 epochs. Reported: 11,588 parameters, 99.28 % on test.
+Source: 131861b3967ff315. Cost: 20 epochs. Reported: 11,588 parameters, 99.28 % on the test set.
 Command: mnist-search reproduce seed-004
 """
 
@@ -34,7 +34,7 @@ RECIPE = Recipe(
     reported=ReportedResult(
         num_params=11_588,
         test_accuracy=0.9928,
-        wording="99.28 % on test at the last of 20 epochs, which is also the best, one run",
+        wording="99.28 % on the test set, last and best of 20 epochs, one run",
     ),
     assumed="a constant learning rate of 0.01 with momentum 0.9, no augmentation",
     params=block_widths(16, 32, 16, 16, 16)

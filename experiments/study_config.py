@@ -26,14 +26,14 @@ class StudyConfig:
 
     Attributes:
         budget: maximum number of learned parameters.
-        space: search space, including the epochs of a full training.
+        space: search space, including the epochs of a complete training run.
         fill: whether to scale the widths of every proposal to the budget.
         sampler: name of the Optuna sampler.
         pruner: name of the Optuna pruner.
         seed: of proposals, weights, batches and augmentation.
         train_images, val_images: sizes of the split of the 60,000 training images.
         split_seed: of the split.
-        metric: maximised metric.
+        metric: maximized metric.
     """
 
     budget: int

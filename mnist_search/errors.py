@@ -1,21 +1,14 @@
 """Exceptions of mnist-search and their exit codes.
 
-MnistSearchError             1   the work failed
-|-- UsageError               2   the request cannot be met: bad values, an impossible budget
-|-- NothingFinished          3   a stop condition held before any trial finished
-|-- StudyConflict           65   the study exists with another configuration
-|-- NotFound                66   no such store, study, trial or recipe
-|-- Unavailable             69   data or tracking server is unavailable
-|-- DiskError               74   a file cannot be written
-|-- TryAgain                75   workers crashed or a lock is held; the same command continues
-`-- UnusableConfiguration   78   a store, device or setting is unusable on this machine
-
 Every message is one line: what is wrong, why, and the next command.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+IO_ERROR = "cannot access files or store ({}); free disk space or reconnect, then run the same command again"
+"""Message of a DiskError for an error of the file system or the database."""
 
 
 class MnistSearchError(Exception):
@@ -30,8 +23,8 @@ class UsageError(MnistSearchError):
     exit_code = 2
 
 
-class NothingFinished(MnistSearchError):
-    """A stop condition held before any trial finished."""
+class NoFinishedTrials(MnistSearchError):
+    """A stop condition was met before any trial finished."""
 
     exit_code = 3
 
@@ -55,7 +48,7 @@ class Unavailable(MnistSearchError):
 
 
 class DiskError(MnistSearchError):
-    """A file cannot be written."""
+    """A file or the store cannot be read or written."""
 
     exit_code = 74
 

@@ -1,4 +1,4 @@
-"""Plain-value views of stored trials, studies and final trainings, for every package."""
+"""Plain-value views of stored trials, studies and final training runs, for every package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search_space.serialization import from_dict, to_dict
 State: TypeAlias = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
 STATES: dict[str, State] = {name: name for name in get_args(State)}
-"""Optuna's state names, typed."""
+"""Optuna's state names as ``State``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class EpochMetrics:
         val_loss, val_accuracy: over every validation image after the epoch; None without any.
         learning_rate: of the epoch's last step.
         seconds: training and evaluation.
-        samples_per_second: trained images per second of training alone.
+        samples_per_second: trained images per second of training without evaluation.
         timestamp: milliseconds since 1970 at the end of the epoch.
     """
 
@@ -67,7 +67,7 @@ class TrialRecord:
         num_params: learned parameters; None until counted.
         val_accuracy, val_loss: after the last trained epoch; None without one.
         curve: metrics of every trained epoch.
-        reason: why the trial ended other than by its last epoch.
+        reason: why it ended before its last epoch.
         is_over_budget: whether it was rejected before training; such a trial takes no slot.
         rejected: number of over-budget proposals that were drawn before this one.
         crashes: number of attempts whose worker crashed.
@@ -124,7 +124,7 @@ class StudyRecord:
 
     Attributes:
         uid: unique across stores.
-        n_trials: number of trained trials asked for.
+        n_trials: requested number of trained trials.
         trials: every trial, by number.
     """
 
@@ -174,7 +174,7 @@ class StudyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalTask:
-    """One final training: on all 60,000 training images, evaluated on the test set.
+    """One final training run: on all 60,000 training images, evaluated on the test set.
 
     Attributes:
         name: of the network, such as ``trial 33`` or ``seed-001``.
@@ -213,10 +213,10 @@ class FinalTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalResult:
-    """Result of a final training. Accuracies are fractions, losses mean cross-entropies.
+    """Result of a final training run. Accuracies are fractions, losses mean cross-entropies.
 
     Attributes:
-        test_accuracy, test_loss: after the last epoch; None for a failed training.
+        test_accuracy, test_loss: after the last epoch; None if training failed.
         seconds: of training and evaluation.
         device: device and compute mode.
         version: of mnist-search.

@@ -12,7 +12,7 @@ BUSY_SECONDS = 60
 """How long to wait for locks of other processes."""
 
 
-def tables_of(path: Path) -> set[str]:
+def table_names(path: Path) -> set[str]:
     """Names of the tables.
 
     Raises:

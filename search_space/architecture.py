@@ -65,8 +65,8 @@ class Linear:
         return f"fc{self.out_features}"
 
 
-class _Stateless:
-    """A layer without parameters, not counted in multiply-adds."""
+class _LayerBase:
+    """Defaults of layers: same shape, no parameters, no multiply-adds."""
 
     __slots__ = ()
 
@@ -84,8 +84,8 @@ class _Stateless:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchNorm(_Stateless):
-    """Batch normalisation of a map; ``affine`` adds a learned scale and shift per channel."""
+class BatchNorm(_LayerBase):
+    """Batch normalization of a map; ``affine`` adds a learned scale and shift per channel."""
 
     affine: bool = True
 
@@ -94,12 +94,12 @@ class BatchNorm(_Stateless):
 
 
 @dataclass(frozen=True, slots=True)
-class ReLU(_Stateless):
+class ReLU(_LayerBase):
     """max(x, 0)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dropout(_Stateless):
+class Dropout(_LayerBase):
     """In training, zeroes each element or channel with probability ``rate``."""
 
     rate: float
@@ -111,7 +111,7 @@ class Dropout(_Stateless):
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool(_Stateless):
+class MaxPool(_LayerBase):
     """Maximum over windows of ``size`` x ``size``; incomplete windows at the edge are dropped."""
 
     size: int = 2
@@ -125,7 +125,7 @@ class MaxPool(_Stateless):
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalAvgPool(_Stateless):
+class GlobalAvgPool(_LayerBase):
     """Mean over height and width, as a map of 1 x 1."""
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -137,7 +137,7 @@ class GlobalAvgPool(_Stateless):
 
 
 @dataclass(frozen=True, slots=True)
-class Flatten(_Stateless):
+class Flatten(_LayerBase):
     """Flattens a map to a vector."""
 
     def output_shape(self, shape: Shape) -> Shape:

@@ -63,7 +63,7 @@ class SearchSpace:
     Attributes:
         depth: minimum and maximum number of blocks.
         width: minimum and maximum number of channels of a block.
-        epochs: epochs of a full training.
+        epochs: epochs of a complete training run.
 
     Raises:
         ValueError: invalid bounds.

@@ -110,7 +110,7 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """Hyperparameters of one training.
+    """Hyperparameters of one training run.
 
     Raises:
         ValueError: a value is out of range.

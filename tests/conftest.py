@@ -36,9 +36,9 @@ def mnist_dir():
     """A folder with the MNIST files."""
     from mnist_search.data import mnist
 
-    named = os.environ.get("MNIST_SEARCH_DATA")
+    variable = os.environ.get("MNIST_SEARCH_DATA")
     try:
-        folder = mnist.resolve_data_dir(Path(named).absolute() if named else None)
+        folder = mnist.resolve_data_dir(Path(variable).absolute() if variable else None)
         mnist.verify(folder, mnist.TRAIN_FILES)
     except Unavailable as error:
         pytest.skip(f"no MNIST here: {error}")
@@ -83,7 +83,7 @@ def store(tmp_path):
 
 
 @dataclass
-class Finished:
+class CommandResult:
     """Exit code and output of a command."""
 
     code: int
@@ -95,7 +95,7 @@ class Finished:
 def command(tmp_path):
     """Run ``mnist-search`` in a process."""
 
-    def call(*arguments: str, timeout: float = COMMAND_TIMEOUT, **environment: str) -> Finished:
+    def call(*arguments: str, timeout: float = COMMAND_TIMEOUT, **environment: str) -> CommandResult:
         done = subprocess.run(
             [sys.executable, "-m", "mnist_search", *map(str, arguments)],
             cwd=tmp_path,
@@ -105,6 +105,6 @@ def command(tmp_path):
             timeout=timeout,
             check=False,
         )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return call

@@ -1,4 +1,4 @@
-"""Written fakes with the interfaces of the real parts."""
+"""Hand-written fakes with the interfaces of the real classes."""
 
 from __future__ import annotations
 

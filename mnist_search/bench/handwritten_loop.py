@@ -71,7 +71,7 @@ def handwritten_loop(
     """Train ``recipe`` as its author does; yields the number of images of each step.
 
     Args:
-        recipe: the network and its training.
+        recipe: the network and its training configuration.
         digits: training images.
         num_workers: of the ``DataLoader``.
         on_step: called after every step with its loss and the accuracy of the epoch so far.

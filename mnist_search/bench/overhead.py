@@ -27,7 +27,7 @@ from mnist_search.tracking.base import Tracker
 from mnist_search.tracking.config import make_tracking_config
 from mnist_search.tracking.mlflow_tracker import MlflowTracker
 from mnist_search.tracking.runs import raise_log_levels
-from mnist_search.tracking.setup import parent_of, prepare
+from mnist_search.tracking.setup import parent_run, prepare
 from mnist_search.training.device import ComputeMode
 
 STORED_TRIALS = 500
@@ -95,7 +95,7 @@ def create_mlflow_database(folder: Path) -> None:
 
 
 def logging_overhead(data_dir: Path, folder: Path, images_per_second: float) -> Iterator[Result]:
-    """Time of MLflow logging in a full trial whose model is kept, and its share of the trial.
+    """Time of MLflow logging in a complete trial whose model is kept, and its share of the trial.
 
     The seconds are measured on a trial with all epochs and few images, since they do not depend
     on the number of images. The training time follows from ``images_per_second`` of one process.
@@ -144,7 +144,7 @@ def _tracker_seconds(data_dir: Path, folder: Path) -> float:
 def _mlflow_tracker(search_study: SearchStudy, folder: Path) -> MlflowTracker:
     tracking_config = prepare(
         make_tracking_config(f"sqlite:///{folder}/mlflow.db", "bench"),
-        parent_of(search_study.record()),
+        parent_run(search_study.record()),
         _ignore,
     )
     assert tracking_config is not None  # a local file is always reachable

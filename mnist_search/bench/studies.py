@@ -17,6 +17,7 @@ from mnist_search.bench.result import Result, ratio_result, result
 from mnist_search.execution.config import RunConfig
 from mnist_search.execution.events import Event, TrialEnded, TrialStarted
 from mnist_search.execution.run_study import run_study
+from mnist_search.execution.supervisor import ProgressReporter
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.tracking.config import make_tracking_config
@@ -41,7 +42,7 @@ class StudyWorkload:
 
 
 @dataclass
-class TimingReporter:
+class TimingReporter(ProgressReporter):
     """A progress reporter that records times and the memory of the workers.
 
     Attributes:
@@ -67,9 +68,6 @@ class TimingReporter:
                 self.ended = now
                 workers = psutil.Process().children()
                 self.memory.append(max(worker.memory_info().rss for worker in workers))
-
-    def refresh(self) -> None:
-        """Nothing to refresh."""
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""The command ``mnist-search``. Each verb imports what implements it when it is called."""
+"""The command ``mnist-search``. Verbs import their implementation lazily."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _print_version(requested: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001 - run_cli reads it
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log what workers and store do to stderr.")
+        bool, typer.Option("--verbose", "-v", help="Log worker and store activity to stderr.")
     ] = False,
     version: Annotated[  # noqa: ARG001 - its callback prints it
         bool,

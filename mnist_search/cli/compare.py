@@ -28,11 +28,11 @@ def compare(
 ) -> None:
     """Compare the best network of each study with the baselines and with published networks.
 
-    Reported test accuracies are as their authors state them, mostly of the best epoch of one run;
-    best epoch is the mean of the same measure in our reproductions. Retrained networks are those of
-    the baselines under the default training. Validation accuracy was used for selection. Test means
-    are over several seeds, of the last epoch, from finalize or reproduce. The front is the Pareto
-    front of the studies by parameters and validation accuracy.
+    reported_test_accuracy: as the authors state it, mostly of the best epoch of one run;
+    best_epoch: mean of the same measure over the seeds of reproduce; val_accuracy: used for selection;
+    test_accuracy_mean: last epoch, over the seeds of finalize or reproduce;
+    front: Pareto front of the studies by parameters and val_accuracy;
+    kind retrained: network of a baseline with the default training configuration.
     """
     from mnist_search.report import comparison
 

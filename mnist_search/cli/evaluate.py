@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,9 @@ from mnist_search.cli.output import print_rows
 from mnist_search.cli.show import load_studies
 from mnist_search.errors import NotFound
 from mnist_search.execution.events import Event, Message
+from mnist_search.execution.supervisor import ProgressReporter, Stop
 
-if TYPE_CHECKING:
-    from mnist_search.execution.supervisor import Stop
-
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=100, help="Trainings per network.")]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=100, help="Number of seeds per network.")]
 
 FINAL_COLUMNS = (
     "name", "parameters", "val_accuracy", "epochs", "n_seeds", "test_accuracy_mean", "test_accuracy_sd",
@@ -29,7 +27,7 @@ REPRODUCTION_COLUMNS = (
 )  # fmt: skip
 
 
-class MessageReporter:
+class MessageReporter(ProgressReporter):
     """Prints the workers' messages on stderr."""
 
     def handle(self, event: Event) -> None:
@@ -37,17 +35,12 @@ class MessageReporter:
         if isinstance(event, Message):
             typer.echo(event.text, err=True)
 
-    def refresh(self) -> None:
-        """Do nothing."""
-
 
 def finalize(
     study: opt.StudyArgument,
     top: Annotated[int, typer.Option(min=1, max=100, help="Number of finalists.")] = 5,
     seeds: SeedsOption = 5,
-    again: Annotated[
-        bool, typer.Option("--again", help="Repeat finals of finalists that were already evaluated.")
-    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Evaluate the finalists again.")] = False,
     jobs: opt.JobsOption = "auto",
     device: opt.DeviceOption = "auto",
     precision: opt.PrecisionOption = "auto",
@@ -69,7 +62,7 @@ def finalize(
 
     config = run_finals.FinalsConfig(
         storage=storage, data_dir=data_dir, jobs=opt.parse_jobs(jobs), device=device, precision=precision,
-        mlflow=opt.tracking_config(mlflow, tracking_uri, mlflow_experiment), timeout=opt.seconds(timeout, "--timeout"),
+        mlflow=opt.tracking_config(mlflow, tracking_uri, mlflow_experiment), timeout=opt.parse_duration(timeout, "--timeout"),
     )  # fmt: skip
     rows, stop = run_finals.finalize(
         config, study, top=top, seeds=seeds, again=again, reporter=MessageReporter()
@@ -107,7 +100,7 @@ def reproduce(
     data_dir: opt.DataOption = None,
     output_format: opt.FormatOption = opt.Format.TABLE,
 ) -> None:
-    """Train baselines with their authors' recipe and with the default training.
+    """Train baselines with their authors' recipe and with the default training configuration.
 
     Authors report the test accuracy of the best epoch; test_accuracy_mean is that of the last epoch
     over several seeds.
@@ -116,7 +109,7 @@ def reproduce(
 
     config = run_finals.FinalsConfig(
         storage=storage, data_dir=data_dir, jobs=opt.parse_jobs(jobs), device=device, precision=precision,
-        mlflow=opt.tracking_config(mlflow, tracking_uri, mlflow_experiment), timeout=opt.seconds(timeout, "--timeout"),
+        mlflow=opt.tracking_config(mlflow, tracking_uri, mlflow_experiment), timeout=opt.parse_duration(timeout, "--timeout"),
     )  # fmt: skip
     rows, stop = run_finals.reproduce(config, name, seeds=seeds, reporter=MessageReporter())
     _print(rows, stop, output_format, REPRODUCTION_COLUMNS)

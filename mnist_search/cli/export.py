@@ -40,7 +40,7 @@ def export(
     ] = False,
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
-    """Write a study's champion, with a model card, as files that do not need mnist-search.
+    """Write a study's champion, with a model card; pt2 and ONNX files do not need mnist-search.
 
     The champion is the finalist with the best validation accuracy, trained on all 60,000 images with
     the first seed; before finalize it is the best trial. The files contain no pickle.
@@ -54,13 +54,13 @@ def export(
 def verify(
     file: FileArgument, data_dir: opt.DataOption = None, output_format: opt.FormatOption = opt.Format.TABLE
 ) -> None:
-    """Load an exported network, count its parameters, and evaluate it on the data set of its card."""
+    """Load an exported network, count its parameters, and evaluate it on the data set named in its model card."""
     from mnist_search.export.inference import verify_file
 
     document, agrees = verify_file(file, data_dir)
     print_fields(document, output_format)
     if not agrees:
-        raise MnistSearchError(f"{file} is not the network that its card describes; export it again")
+        raise MnistSearchError(f"{file} is not the network that its model card describes; export it again")
 
 
 def predict(
@@ -70,7 +70,7 @@ def predict(
 ) -> None:
     """Classify images of handwritten digits, with the probability of every digit.
 
-    Images are preprocessed as MNIST: inverted if dark on light, cropped, scaled and centred.
+    Images are preprocessed as MNIST: inverted if dark on light, cropped, scaled and centered.
     """
     from mnist_search.export.inference import predict_images
 

@@ -94,7 +94,7 @@ KeepOption = Annotated[
     typer.Option(
         "--keep-models",
         min=0,
-        help="Number of best networks whose weights are kept.",
+        help="Keep the weights of this many best networks.",
         rich_help_panel=STORAGE_PANEL,
     ),
 ]
@@ -129,7 +129,7 @@ PatienceOption = Annotated[
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def seconds(text: str | None, option: str) -> float | None:
+def parse_duration(text: str | None, option: str) -> float | None:
     """A duration such as ``90``, ``30m`` or ``1h30m`` in seconds.
 
     Raises:
@@ -146,7 +146,7 @@ def seconds(text: str | None, option: str) -> float | None:
     return total
 
 
-def bounds(text: str | None, option: str) -> tuple[int, int] | None:
+def parse_bounds(text: str | None, option: str) -> tuple[int, int] | None:
     """``LOW:HIGH`` as a pair.
 
     Raises:

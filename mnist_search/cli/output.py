@@ -17,21 +17,9 @@ from mnist_search.cli.options import Format
 Row = Mapping[str, Any]
 
 PERCENT = {
-    "val_accuracy",
-    "reported_test_accuracy",
-    "feasible_share",
-    "near_budget_share",
-    "best_val_accuracy",
-    "best_epoch",
-    "test_accuracy_mean",
-    "test_accuracy_sd",
-    "test_accuracy",
-    "test_accuracy_on_card",
-    "val_accuracy_on_card",
-    "probability",
-    "low",
-    "high",
-    "worst",
+    *("val_accuracy", "val_accuracy_on_card", "best_val_accuracy", "best_epoch", "reported_test_accuracy"),
+    *("test_accuracy", "test_accuracy_on_card", "test_accuracy_mean", "test_accuracy_sd", "low", "high"),
+    *("worst", "feasible_share", "near_budget_share", "probability"),
 }
 GROUPED = {"num_params", "parameters", "parameters_on_card", "budget", "multiply_adds", "smallest", "largest"}
 
@@ -60,7 +48,7 @@ def print_fields(document: Row, output_format: Format) -> None:
         case Format.TABLE:
             width = max(map(len, document))
             for name, value in document.items():
-                print(f"{name.replace('_', ' '):{width}}  {text_of(name, value)}")
+                print(f"{name.replace('_', ' '):{width}}  {format_value(name, value)}")
 
 
 def print_json(document: Any) -> None:
@@ -75,11 +63,11 @@ def _print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(text_of(name, row.get(name)) for name in columns))
+        table.add_row(*(format_value(name, row.get(name)) for name in columns))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def text_of(name: str, value: Any) -> str:
+def format_value(name: str, value: Any) -> str:
     """A value as the table shows it; its name decides on %, and on thousands separators."""
     formats: list[tuple[bool, Callable[[Any], str]]] = [
         (value is None, lambda _: "-"),
@@ -87,6 +75,6 @@ def text_of(name: str, value: Any) -> str:
         (name in PERCENT, lambda v: f"{100 * v:.2f} %"),
         (name in GROUPED, lambda v: f"{v:,}"),
         (isinstance(value, float), lambda v: f"{v:.4g}"),
-        (isinstance(value, Mapping), lambda v: ", ".join(f"{k} {text_of(k, x)}" for k, x in v.items())),
+        (isinstance(value, Mapping), lambda v: ", ".join(f"{k} {format_value(k, x)}" for k, x in v.items())),
     ]
     return next((show(value) for applies, show in formats if applies), str(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,5 @@ def report(
     from mnist_search.report.page import log_report
 
     tracking = opt.tracking_config(mlflow, tracking_uri, mlflow_experiment)
-    warn = lambda text: typer.echo(text, err=True)  # noqa: E731
-    log_report(storage, study, data_dir, output=output, tracking=tracking, warn=warn)
+    log_report(storage, study, data_dir, output=output, tracking=tracking, warn=partial(typer.echo, err=True))
     typer.echo(output)

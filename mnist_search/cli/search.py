@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mnist_search.cli import options as opt
-from mnist_search.cli.output import text_of
-from mnist_search.cli.show import status_of
+from mnist_search.cli.output import format_value
+from mnist_search.cli.show import study_status
 from mnist_search.cli.space import DepthOption, WidthOption
-from mnist_search.errors import MnistSearchError, NothingFinished, UsageError
+from mnist_search.errors import MnistSearchError, NoFinishedTrials, UsageError
 
 if TYPE_CHECKING:
     from experiments import StudyConfig
     from mnist_search.execution.config import RunConfig
     from mnist_search.search.stopping import StopConditions
-
-DEFAULT_TRIALS = 50
 
 
 def run(
@@ -31,25 +29,20 @@ def run(
             "--budget",
             "-b",
             metavar="N[,N...]",
-            help="Most parameters of a network; several budgets are searched in turn, the smallest first.",
+            help="Maximum number of parameters; several budgets are searched in ascending order.",
         ),
     ],
     trials: Annotated[
         int | None,
         typer.Option(
-            "--trials",
-            "-n",
-            min=1,
-            max=100_000,
-            help="Trained trials of the study.",
-            show_default=str(DEFAULT_TRIALS),
+            "--trials", "-n", min=1, max=100_000, help="Total number of trials to train.", show_default="50"
         ),
     ] = None,
     study: Annotated[
         str | None, typer.Option(help="Name of the study.", show_default="budget-BUDGET")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Epochs of a full training.", show_default="15")
+        int | None, typer.Option(min=1, max=10_000, help="Epochs of a trial.", show_default="15")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of proposals, weights and batches.", show_default="0")
@@ -63,15 +56,15 @@ def run(
     ] = None,
     fill: Annotated[
         bool | None,
-        typer.Option("--fill/--no-fill", help="Scale every proposal to the budget.", show_default="fill"),
+        typer.Option("--fill/--no-fill", help="Scale all widths to fill the budget.", show_default="fill"),
     ] = None,
     depth: DepthOption = None,
     width: WidthOption = None,
     warm_start: Annotated[
         Literal["templates", "baselines", "none"],
         typer.Option(
-            help="First trials of a new study: known templates, scaled to the budget, with the default "
-            "training; the hand-tuned baselines within the budget, unchanged; or none."
+            help="Trials to enqueue first: in a new study, known templates scaled to the budget, with the "
+            "default training; the hand-tuned baselines within the budget, unchanged; or none."
         ),
     ] = "templates",
     train_images: Annotated[
@@ -99,13 +92,13 @@ def run(
 ) -> None:
     """Search for the most accurate network within a parameter budget.
 
-    The same command continues a study that was stopped or killed, until it has --trials trained
-    trials. Options that are not given take the values of an existing study.
+    The same command continues a study that was stopped or killed, until the study has
+    --trials trials. Options of its configuration that are not given take the stored values.
     """
-    from mnist_search.search.study import resolve_config
+    from mnist_search.search.study import n_trials, resolve_config
 
     options: dict[str, Any] = {
-        "depth": opt.bounds(depth, "--depth"), "width": opt.bounds(width, "--width"), "epochs": epochs,
+        "depth": opt.parse_bounds(depth, "--depth"), "width": opt.parse_bounds(width, "--width"), "epochs": epochs,
         "seed": seed, "sampler": sampler, "pruner": pruner, "fill": fill,
         "train_images": train_images, "val_images": val_images,
     }  # fmt: skip
@@ -118,7 +111,7 @@ def run(
         raise UsageError(f"{error}; see mnist-search run --help") from error
     if dry_run:
         for name, config in configs.items():
-            _print_dry_run(config, name, trials or DEFAULT_TRIALS)
+            _print_dry_run(config, name, n_trials(storage, name, trials))
         return
     smaller = None
     for name, config in configs.items():
@@ -145,7 +138,7 @@ def _parse_budgets(text: str, study: str | None) -> dict[str, int]:
 def resume(
     study: opt.StudyArgument,
     trials: Annotated[
-        str | None, typer.Option("--trials", "-n", help="Trained trials of the study, or +N more.")
+        str | None, typer.Option("--trials", "-n", help="Total number of trials, or +N for N more.")
     ] = None,
     jobs: opt.JobsOption = "auto",
     device: opt.DeviceOption = "auto",
@@ -201,11 +194,11 @@ def enqueue(
     projected = warm_start.project_to_space(search_study.config, params)
     added = search_study.enqueue(projected)
     network = search_study.config.space.architecture(projected)
-    outcome = "is enqueued" if added else "is already a trial"
-    typer.echo(f"{network} of {network.num_params():,} parameters {outcome} in {study}")
+    outcome = f"enqueued in {study}:" if added else f"{study} already has a trial of"
+    typer.echo(f"{outcome} {network}, {network.num_params():,} parameters")
     record = search_study.record()
     if added and len(record.done) >= record.n_trials:
-        typer.echo(f"the study is full; add a slot with: mnist-search resume {study} --trials +1", err=True)
+        typer.echo(f"the study is done; add a trial with: mnist-search resume {study} --trials +1", err=True)
 
 
 def _execute(**options: Any) -> None:
@@ -216,10 +209,10 @@ def _execute(**options: Any) -> None:
 
     run_config = RunConfig(**options)
     result = run_study(run_config, make_reporter)
-    for name, value in status_of(result.record).items():
-        typer.echo(f"{name.replace('_', ' '):15} {text_of(name, value)}")
+    for name, value in study_status(result.record).items():
+        typer.echo(f"{name.replace('_', ' '):15} {format_value(name, value)}")
     if run_config.mlflow:
-        if result.n_finished and not result.stop:
+        if result.n_finished and not (result.stop and result.stop.signal):
             _log_report(run_config)
         typer.echo("compare runs with: mnist-search ui", err=True)
     if result.stop and result.stop.signal:
@@ -227,7 +220,7 @@ def _execute(**options: Any) -> None:
         typer.echo(f"stopped by {result.stop.reason}; continue with: {command}", err=True)
         raise typer.Exit(128 + result.stop.signal)
     if result.stop and not result.record.done:
-        raise NothingFinished(f"{result.stop.reason} before any trial finished; raise the limit")
+        raise NoFinishedTrials(f"{result.stop.reason} before any trial finished; allow more time")
 
 
 def _log_report(run_config: RunConfig) -> None:
@@ -249,8 +242,8 @@ def _stop_conditions(
     from mnist_search.search.stopping import StopConditions
 
     return StopConditions(
-        timeout=opt.seconds(timeout, "--timeout"),
-        trial_timeout=opt.seconds(trial_timeout, "--trial-timeout"),
+        timeout=opt.parse_duration(timeout, "--timeout"),
+        trial_timeout=opt.parse_duration(trial_timeout, "--trial-timeout"),
         target_accuracy=target_accuracy,
         patience=patience,
     )
@@ -269,7 +262,7 @@ def _print_dry_run(config: StudyConfig, name: str, n_trials: int) -> None:
         f"{space.num_architectures:.1e} architectures; {feasible:.0%} of random ones are within the budget, "
         f"{near:.0%} within its last tenth"
     )
-    typer.echo("first proposals:")
+    typer.echo("first sampled proposals, after the enqueued trials:")
     for architecture in first_proposals(config, 3):
         typer.echo(f"  {architecture.num_params():6,}  {architecture}")
     typer.echo("nothing was written (--dry-run)")

@@ -39,7 +39,7 @@ def ui(
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
     tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
 ) -> None:
-    """Serve the MLflow UI to this machine only."""
+    """Serve the MLflow UI on localhost."""
     from mnist_search.tracking.config import artifact_root, local_file, make_tracking_config
 
     uri = make_tracking_config(tracking_uri, "").tracking_uri

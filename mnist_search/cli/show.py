@@ -30,7 +30,7 @@ def load_studies(storage: str, names: list[str] | None = None) -> list[StudyReco
 def _latest(storage: str) -> StudyRecord:
     studies = load_studies(storage)
     if not studies:
-        raise NotFound("the store holds no study; start one with mnist-search run --budget 8000")
+        raise NotFound("the store has no studies; start one with mnist-search run --budget 8000")
     starts = {
         s.name: max((t.started.timestamp() for t in s.trials if t.started), default=0.0) for s in studies
     }
@@ -44,10 +44,10 @@ def status(
 ) -> None:
     """Show the progress of a study: its trials by state, its best trial."""
     record = load_studies(storage, [study])[0] if study else _latest(storage)
-    print_fields(status_of(record), output_format)
+    print_fields(study_status(record), output_format)
 
 
-def status_of(record: StudyRecord) -> dict[str, Any]:
+def study_status(record: StudyRecord) -> dict[str, Any]:
     """Progress of a study, as one document."""
     states = [trial.state for trial in record.slots]
     return {
@@ -85,7 +85,7 @@ def studies(
     columns = ("study", "budget", "trials_done", "n_trials", "best_val_accuracy", "rejected")
     rows = []
     for record in load_studies(storage):
-        row = status_of(record)
+        row = study_status(record)
         rows.append(row | {"best_val_accuracy": record.best.val_accuracy if record.best else None})
     print_rows(rows, output_format, columns)
 
@@ -140,7 +140,7 @@ def explain(
     output_format: opt.FormatOption = opt.Format.TABLE,
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
-    """Show a trial's layers, training configuration, learning curve and the reason of its end."""
+    """Show a trial's layers, training configuration, learning curve and why it ended."""
     record = load_studies(storage, [study])[0]
     trial = record.trial(number)
     if trial is None:

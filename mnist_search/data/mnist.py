@@ -1,4 +1,4 @@
-"""The MNIST files: where they are, their check sums, their content."""
+"""The MNIST files: location, checksums, content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHA256 = {
     TEST_IMAGES: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Sums of the unpacked files."""
+"""Checksums of the unpacked files."""
 
 
 def cache_dir() -> Path:
@@ -48,7 +48,7 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
 
 
 def verify(folder: Path, names: Iterable[str] = ALL_FILES) -> None:
-    """Check the sums of these files.
+    """Check the checksums of these files.
 
     Raises:
         Unavailable: a file is missing, unreadable or not the canonical one.
@@ -63,16 +63,16 @@ def read(folder: Path, name: str) -> bytes:
     Raises:
         Unavailable: the file is missing, unreadable or not the canonical one.
     """
-    plain, packed = folder / name, folder / f"{name}.gz"
-    path = plain if plain.exists() else packed
+    plain, gzipped = folder / name, folder / f"{name}.gz"
+    path = plain if plain.exists() else gzipped
     try:
         content = path.read_bytes() if path == plain else gzip.decompress(path.read_bytes())
     except FileNotFoundError:
-        raise Unavailable(f"no MNIST data: {plain} and {packed.name} are missing; {ADVICE}") from None
+        raise Unavailable(f"no MNIST data: {plain} and {gzipped.name} are missing; {ADVICE}") from None
     except (OSError, EOFError) as error:
         raise Unavailable(f"cannot read {path}: {error}; {ADVICE}") from error
     if hashlib.sha256(content).hexdigest() != SHA256[name]:
-        raise Unavailable(f"{path} is not the MNIST file: its SHA-256 sum is wrong; {ADVICE}")
+        raise Unavailable(f"{path} is not the MNIST file: its SHA-256 checksum is wrong; {ADVICE}")
     return content
 
 
@@ -87,6 +87,6 @@ def read_test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _parse(idx: bytes) -> np.ndarray:
-    """The array of an IDX file whose sum was checked."""
+    """The array of an IDX file whose checksum was verified."""
     shape = np.frombuffer(idx, ">i4", count=idx[3], offset=4)
     return np.frombuffer(idx, np.uint8, offset=4 + 4 * idx[3]).reshape(shape)

@@ -33,7 +33,7 @@ class Champion:
 def champion(store: Store, study: str, trial: int | None = None) -> Champion:
     """A study's champion: the best finalist by validation, trained with the first seed.
 
-    The test set selects neither the finalist nor the seed. Without finals, or for a given trial,
+    Neither the finalist nor the seed is selected on the test set. Without finals, or for a given trial,
     it is the trial's own network, which has a validation accuracy only.
 
     Raises:
@@ -47,20 +47,20 @@ def champion(store: Store, study: str, trial: int | None = None) -> Champion:
             "promised_val_accuracy": final.trial.val_accuracy,
             "trained_on": 60_000,
         }
-        return _champion(record, final.trial, final.queue.weights_of(final.training), results)
-    chosen = record.best if trial is None else record.trial(trial)
-    if chosen is None:
+        return _champion(record, final.trial, final.queue.load_weights(final.training), results)
+    selected = record.best if trial is None else record.trial(trial)
+    if selected is None:
         raise NotFound(f"study {study!r} has no such trial; see mnist-search trials {study}")
     kept_weights = search_study.queue.kept_weights()
-    weights = kept_weights.get(chosen.trial_id)
+    weights = kept_weights.get(selected.trial_id)
     if weights is None:
-        kept = ", ".join(str(t.number) for t in record.trials if t.trial_id in kept_weights)
+        numbers = ", ".join(str(t.number) for t in record.trials if t.trial_id in kept_weights)
         raise NotFound(
-            f"the weights of trial {chosen.number} were not kept; those of {kept or 'none'} were, "
+            f"the weights of trial {selected.number} were not kept; those of {numbers or 'none'} were, "
             "choose one with --trial"
         )
-    results = {"val_accuracy": chosen.val_accuracy, "trained_on": record.config.train_images}
-    return _champion(record, chosen, weights, results)
+    results = {"val_accuracy": selected.val_accuracy, "trained_on": record.config.train_images}
+    return _champion(record, selected, weights, results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class FinalEvaluation:
     """Final evaluation of a study's champion.
 
     Attributes:
-        training: with the first successful seed.
+        training: that of the first successful seed.
         statistics: over all seeds.
     """
 

@@ -15,9 +15,12 @@ from mnist_search.storage.final_queue import FinalQueue, queue_names
 REPRODUCTION = "reproduction"
 """Name of the queue of the reproductions."""
 
+RETRAINED_SUFFIX = ", our training"
+"""Stored suffix of the name of a baseline's network with the default training configuration."""
+
 
 def finalists(record: StudyRecord, top: int, seeds: int) -> list[FinalTask]:
-    """Trainings of the ``top`` best trials, ordered by seed, then by rank.
+    """Training runs of the ``top`` best trials, ordered by seed, then by rank.
 
     Trials rank by validation accuracy, then by validation loss, then by number.
 
@@ -38,12 +41,12 @@ def finalists(record: StudyRecord, top: int, seeds: int) -> list[FinalTask]:
 
 
 def finalist_name(trial: TrialRecord) -> str:
-    """The name of a trial's final trainings."""
+    """The name of a trial's final training runs."""
     return f"trial {trial.number}"
 
 
 def reproductions(names: Sequence[str], seeds: int) -> list[FinalTask]:
-    """Trainings of baselines with their authors' recipe and with the default training.
+    """Training runs of baselines with their authors' recipe and with the default training configuration.
 
     Raises:
         NotFound: no baseline of that name.
@@ -67,12 +70,7 @@ def _author_and_default_recipes(recipe: Recipe, seed: int) -> list[FinalTask]:
         training=recipe.training,
         evaluate="every epoch",
     )
-    return [author, replace(author, name=retrained_name(recipe.name), training=TRAINING, evaluate="once")]
-
-
-def retrained_name(name: str) -> str:
-    """The name, as in stores, of a baseline's network with the default training."""
-    return f"{name}, our training"
+    return [author, replace(author, name=recipe.name + RETRAINED_SUFFIX, training=TRAINING, evaluate="once")]
 
 
 def final_queue_for(
@@ -83,7 +81,7 @@ def final_queue_for(
     Args:
         store: of the study.
         record: the study.
-        tasks: trainings of the finals.
+        tasks: training runs of the finals.
         again: start new finals of finalists that were already evaluated.
         needs_runs: finals without MLflow runs are unfinished, too.
 
@@ -96,10 +94,10 @@ def final_queue_for(
     if not earlier:
         return new
     last = earlier[-1]
-    queued = {(t.task.name, t.task.seed) for t in last.trainings()}
-    requested = {(task.name, task.seed) for task in tasks}
+    stored = {(t.task.name, t.task.seed) for t in last.trainings()}
+    requests = {(task.name, task.seed) for task in tasks}
     lacks_runs = needs_runs and any(t.run_id is None for t in last.trainings())
-    if requested == queued and (last.open or (lacks_runs and not again)):
+    if requests == stored and (last.open or (lacks_runs and not again)):
         return last  # with --again, too: the same command continues the finals that it started
     if again:
         return new
@@ -108,7 +106,7 @@ def final_queue_for(
             f"finals of {record.name!r} with other finalists or seeds are unfinished; pass the same "
             "--top and --seeds to continue them, or --again to start new ones"
         )
-    if {name for name, _ in requested} <= {name for name, _ in queued}:
+    if {name for name, _ in requests} <= {name for name, _ in stored}:
         raise UsageError(
             f"finalists of {record.name!r} were already evaluated on the test set; repeating it would "
             f"select on test data. See `mnist-search finals {record.name}`, or pass --again"

@@ -16,7 +16,7 @@ from mnist_search.storage.database import Store
 from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.models import CHAMPION, Registry
 from mnist_search.tracking.run_info import final_payload
-from mnist_search.tracking.setup import parent_of, prepare
+from mnist_search.tracking.setup import parent_run, prepare
 
 VERIFY_TIMEOUT_SECONDS = 600
 
@@ -44,18 +44,18 @@ def register_champion(
     """
     final = final_evaluation(store, record)
     run_id = final.training.run_id if final else None
-    prepared = prepare(tracking_config, parent_of(record), notify) if final and run_id else None
-    if final is None or run_id is None or prepared is None:
+    config = prepare(tracking_config, parent_run(record), notify) if final and run_id else None
+    if final is None or run_id is None or config is None:
         return
-    folder, registry = resolve_data_dir(data_dir).absolute(), Registry(prepared)
-    task, weights = final.training.task, final.queue.weights_of(final.training)
+    folder, registry = resolve_data_dir(data_dir).absolute(), Registry(config)
+    task, weights = final.training.task, final.queue.load_weights(final.training)
     name = f"mnist-search-{record.config.budget}"
     tags = {"study": record.name}
     model_id = registry.log(name, run_id, lambda: final_payload(task, weights, folder), tags)
-    measured = _verify(tracking_config.tracking_uri, f"models:/{model_id}", folder)
-    _check(final, measured, f"models:/{model_id}")
+    results = _verify(tracking_config.tracking_uri, f"models:/{model_id}", folder)
+    _check(final, results, f"models:/{model_id}")
     version = registry.register(name, model_id, run_id)
-    tags |= {key: str(value) for key, value in measured.items()}
+    tags |= {key: str(value) for key, value in results.items()}
     registry.set_champion_alias(name, version, tags | {"n_seeds": str(final.statistics.n_seeds)})
     notify(f"registered {name} version {version} as models:/{name}@{CHAMPION}")
 
@@ -73,16 +73,15 @@ def _verify(tracking_uri: str, model_uri: str, folder: Path) -> dict[str, float]
     if process.returncode:
         reason = (process.stderr.strip() or "no error message").splitlines()[-1]
         raise MnistSearchError(f"{model_uri} cannot be loaded in a new process: {reason}")
-    measured: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
-    return measured
+    return dict(json.loads(process.stdout.splitlines()[-1]))
 
 
-def _check(final: FinalEvaluation, measured: dict[str, float], model_uri: str) -> None:
+def _check(final: FinalEvaluation, results: dict[str, float], model_uri: str) -> None:
     result, parameters = final.training.result, final.training.task.architecture.num_params()
     assert result is not None
-    if measured["parameters"] != parameters or measured["test_accuracy"] != result.test_accuracy:
+    if results["parameters"] != parameters or results["test_accuracy"] != result.test_accuracy:
         raise MnistSearchError(
-            f"{model_uri} is not the network that the finals evaluated: {measured['parameters']} parameters "
-            f"and test accuracy {measured['test_accuracy']:.4f} in a new process, {parameters} and "
+            f"{model_uri} is not the network that the finals evaluated: {results['parameters']} parameters "
+            f"and test accuracy {results['test_accuracy']:.4f} in a new process, {parameters} and "
             f"{result.test_accuracy:.4f} in the finals"
         )

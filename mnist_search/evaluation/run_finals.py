@@ -105,7 +105,7 @@ def _run(
     record: StudyRecord | None,
     reporter: ProgressReporter,
 ) -> tuple[FinalQueue, Stop | None]:
-    """Run the open trainings of a queue, which is opened after device and data have been checked."""
+    """Run the open tasks of a queue, which is opened after device and data have been checked."""
     device, max_jobs = device_and_jobs(config.device, config.jobs)
     folder = mnist.resolve_data_dir(config.data_dir)
     mnist.verify(folder)

@@ -21,13 +21,13 @@ class SeedStatistics:
     """One network over its seeds. Accuracies are fractions on the 10,000 test images.
 
     Attributes:
-        n_seeds: successful trainings.
-        failed: failed trainings.
+        n_seeds: successful training runs.
+        failed: failed training runs.
         test_accuracy_mean, test_accuracy_sd, worst: of the accuracy after the last epoch.
         low, high: 95 % confidence interval of the mean; None for fewer than two seeds.
         best_epoch: mean over the seeds of the best epoch's accuracy; None without accuracies per epoch.
-        seconds: mean duration of a training.
-        device: device and compute mode of the first training.
+        seconds: mean duration of a training run.
+        device: device and compute mode of the first training run.
     """
 
     name: str

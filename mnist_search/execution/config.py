@@ -49,7 +49,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """Arguments of a worker process that trains trials; sent by pickle.
+    """Arguments of a worker process that trains trials; pickled for the worker process.
 
     Attributes:
         mlflow: where runs are logged; None for nowhere.
@@ -68,7 +68,7 @@ class WorkerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalWorkerConfig:
-    """Arguments of a worker process that runs final trainings; sent by pickle."""
+    """Arguments of a worker process that runs final training; pickled for the worker process."""
 
     storage: str
     queue: str

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+
+
+class Event:
+    """A message from a worker to its supervisor."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
-class TrialStarted:
+class TrialStarted(Event):
     """Training of a trial starts."""
 
     number: int
@@ -15,7 +20,7 @@ class TrialStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class TrialEpoch:
+class TrialEpoch(Event):
     """A trial finished an epoch."""
 
     number: int
@@ -25,7 +30,7 @@ class TrialEpoch:
 
 
 @dataclass(frozen=True, slots=True)
-class TrialEnded:
+class TrialEnded(Event):
     """A trial has finished (COMPLETE, PRUNED, FAIL) or was released (WAITING)."""
 
     number: int
@@ -35,21 +40,21 @@ class TrialEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Message(Event):
     """A line for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class StopConditionReached:
-    """A stop condition of the study holds."""
+class StopConditionReached(Event):
+    """A stop condition of the study is met."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFailed:
+class WorkerFailed(Event):
     """The worker stopped with an error that a replacement would raise as well.
 
     Attributes:
@@ -63,22 +68,10 @@ class WorkerFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class OutOfMemory:
+class OutOfMemory(Event):
     """The device has too little memory for another trial; the worker released its trial and exits."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerDone:
+class WorkerDone(Event):
     """No trial is left for the worker."""
-
-
-Event: TypeAlias = (
-    TrialStarted
-    | TrialEpoch
-    | TrialEnded
-    | Message
-    | StopConditionReached
-    | WorkerFailed
-    | OutOfMemory
-    | WorkerDone
-)

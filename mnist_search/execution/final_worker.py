@@ -1,4 +1,4 @@
-"""Worker of final trainings: claim a training, run it, finish or release it, until none is left."""
+"""Worker of final training: claim a task, run it, finish or release it, until none is left."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mnist_search.storage.final_queue import FinalClaim, FinalQueue
 from mnist_search.training.device import resolve_device, select_compute_mode
 
 WAIT_SECONDS = 2.0
-"""Interval of checks whether another worker has released its training."""
+"""Interval of checks whether another worker has released its task."""
 
 
-def run(config: FinalWorkerConfig, channel: Channel) -> None:
-    """Run trainings until none is left or the supervisor requests a stop."""
+def run_final_worker(config: FinalWorkerConfig, channel: Channel) -> None:
+    """Run tasks until none is left or the supervisor requests a stop."""
     device = resolve_device(config.device)
     compute_mode = select_compute_mode(device, config.precision)
     queue = FinalQueue(Store.open(config.storage, write=True), config.queue)
@@ -31,20 +31,20 @@ def run(config: FinalWorkerConfig, channel: Channel) -> None:
     while not channel.should_stop:
         claim = queue.claim()
         if claim is not None:
-            _run(queue, claim, train_task, channel)
+            _run_task(queue, claim, train_task, channel)
         elif queue.open:
             time.sleep(WAIT_SECONDS)
         else:
             return
 
 
-def _run(
+def _run_task(
     queue: FinalQueue,
     claim: FinalClaim,
     train: Callable[..., tuple[FinalResult, bytes | None]],
     channel: Channel,
 ) -> None:
-    """Run one training and finish it, or release it."""
+    """Run one task and finish it, or release it."""
     task = claim.training.task
     try:
         with renewing_lease(lambda: queue.renew(claim)) as lost:
@@ -70,7 +70,7 @@ def _summary(task: FinalTask, result: FinalResult) -> str:
         return f"{task.name}, seed {task.seed}: {result.failure}"
     best = result.best_epoch_accuracy
     best_epoch = "" if best is None else f" (best epoch {percent(best)})"
-    accuracy = f"{percent(result.test_accuracy)} on test{best_epoch}"
+    accuracy = f"{percent(result.test_accuracy)} on the test set{best_epoch}"
     return (
         f"{task.name}, seed {task.seed}: {accuracy} after {len(result.curve)} epochs, {result.seconds:.0f} s"
     )

@@ -15,13 +15,14 @@ from rich.live import Live
 from rich.table import Table
 
 from mnist_search.execution.events import Event, Message, TrialEnded, TrialEpoch, TrialStarted
+from mnist_search.execution.supervisor import ProgressReporter
 from mnist_search.records import StudyRecord, percent
 
 REFRESH_SECONDS = 15.0
 """Interval of reads of the store, which other machines may write."""
 
 
-class PlainReporter:
+class PlainReporter(ProgressReporter):
     """Prints a line per finished trial.
 
     Args:
@@ -86,7 +87,7 @@ class PlainReporter:
             self._read()
 
     def seconds_left(self) -> float | None:
-        """Estimated time until the study is full, at the mean rate of this run; None without a trial."""
+        """Estimated time until the study is done, at the mean rate of this run; None without a trial."""
         if not self._ended:
             return None
         left = self._record.n_trials - len(self._record.done)

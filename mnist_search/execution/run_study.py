@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from experiments import StudyConfig
 from mnist_search.data import mnist
-from mnist_search.errors import DiskError, MnistSearchError, NotFound, UnusableConfiguration
+from mnist_search.errors import IO_ERROR, DiskError, MnistSearchError, NotFound, UnusableConfiguration
 from mnist_search.execution.config import RunConfig, WorkerConfig
 from mnist_search.execution.events import Message
 from mnist_search.execution.runtime import run_worker
@@ -26,7 +26,7 @@ from mnist_search.search.pruners import check_pruner
 from mnist_search.search.samplers import check_sampler
 from mnist_search.search.study import SearchStudy
 from mnist_search.search.warm_start import enqueue_baselines, enqueue_best, enqueue_templates
-from mnist_search.storage.database import Store, file_of
+from mnist_search.storage.database import Store, sqlite_path
 from mnist_search.tracking.config import TrackingConfig, local_file
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class RunResult:
     """Result of a run.
 
     Attributes:
-        stop: why the run stopped early; None if the study is full.
+        stop: why the run stopped early; None if the study is done.
         n_finished: number of trials that finished during the run.
     """
 
@@ -53,7 +53,7 @@ class RunResult:
 
 
 def run_study(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
-    """Train a study until it has its number of trials, a stop condition holds or a signal arrives.
+    """Train a study until it has its number of trials, a stop condition is met or a signal arrives.
 
     Raises:
         MnistSearchError: the study cannot be run; the store is unchanged if no worker has started.
@@ -62,17 +62,15 @@ def run_study(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResul
         return _run(run_config, make_reporter)
     except (OSError, SQLAlchemyError, StorageInternalError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DiskError(
-            f"cannot write ({reason}); free disk space, then run the same command again"
-        ) from error
+        raise DiskError(IO_ERROR.format(reason)) from error
 
 
 def _run(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _validate(run_config)
-    is_full = _is_full(run_config)
-    device, max_jobs = ("cpu", 0) if is_full else device_and_jobs(run_config.device, run_config.jobs)
-    data_dir = None if is_full else _training_data(run_config.data_dir)
+    is_done = _is_done(run_config)
+    device, max_jobs = ("cpu", 0) if is_done else device_and_jobs(run_config.device, run_config.jobs)
+    data_dir = None if is_done else _training_data(run_config.data_dir)
     search_study = _open(run_config)
     record = search_study.record()
     jobs = max(0, min(max_jobs, record.n_trials - len(record.done)))
@@ -118,13 +116,13 @@ def _validate(run_config: RunConfig) -> None:
         check_sampler(run_config.config.sampler)
         check_pruner(run_config.config.pruner)
     mlflow = run_config.mlflow
-    if mlflow and mlflow.artifact_root and file_of(run_config.storage) == local_file(mlflow.tracking_uri):
+    if mlflow and mlflow.artifact_root and sqlite_path(run_config.storage) == local_file(mlflow.tracking_uri):
         raise UnusableConfiguration(
             "Optuna and MLflow cannot share a database; name two with --storage and --tracking-uri"
         )
 
 
-def _is_full(run_config: RunConfig) -> bool:
+def _is_done(run_config: RunConfig) -> bool:
     """Whether no trial is left to train, so that neither device nor data are needed.
 
     Raises:
@@ -170,12 +168,12 @@ def _open(run_config: RunConfig) -> SearchStudy:
         return search_study
     store = Store.open_or_create(run_config.storage)
     search_study = SearchStudy.open_or_create(store, name, config, run_config.n_trials)
+    if run_config.smaller_study is not None:
+        enqueue_best(search_study, SearchStudy.open(store, run_config.smaller_study).record())
     if run_config.warm_start == "baselines":
         enqueue_baselines(search_study)
     if run_config.warm_start == "templates":
         enqueue_templates(search_study)
-    if run_config.smaller_study is not None:
-        enqueue_best(search_study, SearchStudy.open(store, run_config.smaller_study).record())
     return search_study
 
 
@@ -184,9 +182,9 @@ def _prepare_mlflow(
 ) -> TrackingConfig | None:
     if config is None:
         return None
-    from mnist_search.tracking.setup import parent_of, prepare  # imports MLflow
+    from mnist_search.tracking.setup import parent_run, prepare  # imports MLflow
 
-    return prepare(config, parent_of(record), warn)
+    return prepare(config, parent_run(record), warn)
 
 
 def _validation_images(config: StudyConfig, data_dir: Path | None) -> Digits:

@@ -14,7 +14,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from mnist_search.errors import DiskError, MnistSearchError
+from mnist_search.errors import IO_ERROR, DiskError, MnistSearchError
 from mnist_search.execution.config import FinalWorkerConfig, WorkerConfig
 from mnist_search.execution.events import Event, OutOfMemory, WorkerDone, WorkerFailed
 from mnist_search.process_env import ExitWithoutTeardown, configure_logging
@@ -25,7 +25,7 @@ class Channel:
     """Connection of a worker to its supervisor: sends events, receives the request to stop.
 
     Attributes:
-        terminated: whether a signal requested the stop, not the supervisor.
+        terminated: whether a signal, rather than the supervisor, requested the stop.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -68,7 +68,7 @@ def run_worker(config: WorkerConfig | FinalWorkerConfig, connection: Connection)
     except MnistSearchError as error:
         channel.send(WorkerFailed(type(error).__name__, str(error), traceback.format_exc()))
     except (OSError, SQLAlchemyError, StorageInternalError) as error:
-        text = f"cannot write ({error}); free disk space or repair the store, then run the same command again"
+        text = IO_ERROR.format(error)
         channel.send(WorkerFailed(DiskError.__name__, text, traceback.format_exc()))
     except MemoryError:
         channel.send(OutOfMemory())
@@ -84,18 +84,18 @@ def run_worker(config: WorkerConfig | FinalWorkerConfig, connection: Connection)
 @contextmanager
 def renewing_lease(renew: Callable[[], bool]) -> Iterator[threading.Event]:
     """Renew a lease in a thread; the event is set when the lease is lost."""
-    lost, ended = threading.Event(), threading.Event()
+    lost_event, end_event = threading.Event(), threading.Event()
 
     def renew_until_ended() -> None:
-        while not ended.wait(RENEW_INTERVAL):
+        while not end_event.wait(RENEW_INTERVAL):
             with suppress(SQLAlchemyError):  # the store is busy; a lease outlasts several missed renewals
                 if not renew():
-                    lost.set()
+                    lost_event.set()
 
     thread = threading.Thread(target=renew_until_ended, name="lease", daemon=True)
     thread.start()
     try:
-        yield lost
+        yield lost_event
     finally:
-        ended.set()
+        end_event.set()
         thread.join()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any
 
 from mnist_search import errors
 from mnist_search.errors import MnistSearchError, TryAgain
@@ -35,11 +35,11 @@ POLL_SECONDS = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ProgressReporter(Protocol):
-    """Shows the progress of a run."""
+class ProgressReporter:
+    """Shows the progress of a run; the base class shows nothing."""
 
     def handle(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event of a worker."""
 
     def refresh(self) -> None:
         """Update the display; called at least every POLL_SECONDS."""
@@ -47,7 +47,7 @@ class ProgressReporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why the workers stopped before the study was full.
+    """Why the workers stopped before the study was done.
 
     Attributes:
         signal: number of the received signal, if any.
@@ -79,7 +79,7 @@ class Supervisor:
         context = multiprocessing.get_context("spawn")
         parent, child = context.Pipe()
         process = context.Process(target=self.worker, args=(child,), daemon=True)
-        # A terminal sends Ctrl-C to the whole process group; workers inherit that they ignore it.
+        # A terminal sends Ctrl-C to the whole process group; workers inherit the ignored SIGINT.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         process.start()
         signal.signal(signal.SIGINT, handler)
@@ -148,7 +148,7 @@ class Supervisor:
         if self.stop:
             return
         self.restarts += 1
-        action = "starting another" if self.restarts <= MAX_RESTARTS else "no other is started"
+        action = "starting another" if self.restarts <= MAX_RESTARTS else "not restarting"
         self.reporter.handle(Message(f"a worker crashed (exit code {process.exitcode}); {action}"))
         if self.restarts <= MAX_RESTARTS:
             self.start_worker()
@@ -164,7 +164,7 @@ class Supervisor:
 def supervise(
     worker: Callable[[Connection], None], jobs: int, reporter: ProgressReporter, timeout: float | None = None
 ) -> Stop | None:
-    """Run workers until no trial is left, a stop condition holds or a signal arrives.
+    """Run workers until no trial is left, a stop condition is met or a signal arrives.
 
     Args:
         worker: function that a worker process runs; must be picklable.

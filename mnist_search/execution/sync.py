@@ -47,15 +47,15 @@ class TrackerSync:
         return record
 
     def sync_runs(self) -> None:
-        """Make runs agree with the finished trials, unless another process does."""
+        """Make runs agree with the finished trials, unless another process is already doing so."""
         with suppress(TryAgain), self._search_study.lock("mirror"):
             runs = self._tracker.tracked_runs()
             if runs is None:
                 return
             record = self._search_study.record()  # after the runs, so that it has the trial of every run
-            status_of = {run.run_id: run.status for run in runs}
+            statuses = {run.run_id: run.status for run in runs}
             for trial in record.done:
-                status = status_of.get(trial.run_id or "")
+                status = statuses.get(trial.run_id or "")
                 if status is None:
                     self._log_run(record, trial)
                 elif status != STATUS[trial.state]:
@@ -76,7 +76,7 @@ class TrackerSync:
             self._search_study.queue.record_run(trial.trial_id, run.run_id)
 
     def sync_models(self) -> None:
-        """Log the networks whose weights the store keeps and delete others, unless another process does."""
+        """Log the networks whose weights the store keeps and delete others, unless another process is already doing so."""
         with suppress(TryAgain), self._search_study.lock("mirror"):
             record, kept = self._search_study.record(), self._search_study.queue.kept_weights()
             for trial in record.trials:

@@ -1,4 +1,4 @@
-"""The two kinds of training: a trial of a search and a final training."""
+"""Training of one trial of a search, and of one final task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Interrupted(Exception):
     """The worker must stop; the trial is released."""
 
 
-class OutOfTime(Exception):
+class TrialTimeout(Exception):
     """The trial exceeded its timeout."""
 
 
@@ -41,7 +41,7 @@ class TrialContext:
     """Arguments that the trials of a worker share.
 
     Attributes:
-        checkpoint: called every few steps; raises Interrupted, LostLease or OutOfTime.
+        checkpoint: called every few steps; raises Interrupted, LostLease or TrialTimeout.
         on_start: called before training with the trial's number, parameter count and MLflow run id.
         on_epoch: called after every epoch with the trial's number and the metrics.
     """
@@ -114,7 +114,7 @@ def run_search_trial(trial: Trial, context: TrialContext) -> TrialResult:
                 result.reason = f"{context.config.pruner} pruner after epoch {metrics.epoch}"
                 return result
         result.safetensors = to_safetensors(network)
-    except OutOfTime as error:
+    except TrialTimeout as error:
         result.state, result.reason = TrialState.PRUNED, str(error)
     except Diverged as error:
         result.state, result.reason = TrialState.FAIL, f"diverged: {error}"
@@ -126,7 +126,7 @@ def run_search_trial(trial: Trial, context: TrialContext) -> TrialResult:
         torch.AcceleratorError,
         torch.OutOfMemoryError,
     ):
-        raise  # not the trial's fault: the trial is released
+        raise  # not the trial's fault: it keeps its slot
     except Exception as error:  # noqa: BLE001 - a bug fails its trial, not the study
         result.state, result.reason = TrialState.FAIL, f"error: {type(error).__name__}: {error}"
         result.traceback = traceback.format_exc()
@@ -141,7 +141,7 @@ def run_final_trial(
     *,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> tuple[FinalResult, bytes | None]:
-    """Run a final training; its result and its weights as safetensors.
+    """Run a final task; its result and its weights as safetensors.
 
     The test set is evaluated after the last epoch and influences nothing. If the task evaluates every
     epoch, a plateau schedule follows the test accuracy, as in the author's code.
@@ -151,7 +151,7 @@ def run_final_trial(
         train: all 60,000 training images.
         test: the test images, on the same device.
         compute_mode: how a step is computed.
-        checkpoint: called every few steps; an exception of it stops the training.
+        checkpoint: called every few steps; may raise to stop training.
     """
     started = time.monotonic()
     network = build(task.architecture, task.seed)

@@ -11,16 +11,16 @@ from optuna.trial import TrialState
 
 from mnist_search.data.dataset import load_split
 from mnist_search.errors import MnistSearchError
-from mnist_search.execution import final_worker
 from mnist_search.execution.config import FinalWorkerConfig, WorkerConfig
 from mnist_search.execution.events import Message, StopConditionReached, TrialEnded, TrialEpoch, TrialStarted
+from mnist_search.execution.final_worker import run_final_worker
 from mnist_search.execution.runtime import Channel, renewing_lease
 from mnist_search.execution.sync import TrackerSync, make_tracker
 from mnist_search.execution.trials import (
     Interrupted,
-    OutOfTime,
     TrialContext,
     TrialResult,
+    TrialTimeout,
     device_and_mode,
     run_search_trial,
 )
@@ -48,7 +48,7 @@ def run(config: WorkerConfig | FinalWorkerConfig, channel: Channel) -> None:
         if isinstance(config, WorkerConfig):
             Worker(config, channel).run()
         else:
-            final_worker.run(config, channel)
+            run_final_worker(config, channel)
     except torch.OutOfMemoryError as error:
         raise MemoryError(str(error)) from error
 
@@ -68,7 +68,7 @@ class Worker:
         self._consecutive_errors = 0
 
     def run(self) -> None:
-        """Run trials until none is left, a stop condition holds or the supervisor requests a stop."""
+        """Run trials until none is left, a stop condition is met or the supervisor requests a stop."""
         self._warn_of_another_mode()
         while not self._channel.should_stop:
             record = self._search_study.record()
@@ -78,7 +78,7 @@ class Worker:
                 return
             claim = self._search_study.claim()
             if claim is not None:
-                self._run(claim)
+                self._run_trial(claim)
             elif any(trial.state == "RUNNING" for trial in self._search_study.record().trials):
                 time.sleep(WAIT_SECONDS)
             else:
@@ -91,12 +91,12 @@ class Worker:
                 self._channel.send(
                     Message(
                         f"trial {trial.number} was trained on {trial.device}, new trials on {mode}: results "
-                        "differ by rounding; choose the mode with --precision"
+                        "may differ; pass --precision to match"
                     )
                 )
                 return
 
-    def _run(self, claim: Claim) -> None:
+    def _run_trial(self, claim: Claim) -> None:
         """Run one trial and finish it, or release it."""
         if claim.stale_run_id:
             self._tracker.delete_run(claim.stale_run_id)
@@ -107,8 +107,8 @@ class Worker:
         except LostLease as error:
             self._channel.send(Message(str(error)))
         except BaseException as error:
-            self._release(claim)
-            if not isinstance(error, Interrupted):
+            # Without the lease, another worker has the trial, or its end was stored with the error.
+            if self._release(claim) and not isinstance(error, Interrupted):
                 raise
         else:
             self._log_end(result)
@@ -125,7 +125,7 @@ class Worker:
                     f"the lease of trial {claim.trial.number} expired; another worker has the trial"
                 )
             if timeout is not None and time.monotonic() - started > timeout:
-                raise OutOfTime(f"trial timeout of {timeout:g} s")
+                raise TrialTimeout(f"trial timeout of {timeout:g} s")
 
         def on_start(number: int, num_params: int, run_id: str | None) -> None:
             if run_id is not None:
@@ -158,12 +158,18 @@ class Worker:
         number, state = claim.trial.number, result.state.name
         self._channel.send(TrialEnded(number, state, result.value, result.reason))
 
-    def _release(self, claim: Claim) -> None:
+    def _release(self, claim: Claim) -> bool:
+        """Release a trial; False if this worker has no lease of it."""
         run_id = self._search_study.queue.run_of(claim.trial_id)
-        self._search_study.queue.release(claim)
+        try:
+            self._search_study.queue.release(claim)
+        except LostLease as error:
+            self._channel.send(Message(str(error)))
+            return False
         if run_id:
             self._tracker.delete_run(run_id)
         self._channel.send(TrialEnded(claim.trial.number, "WAITING"))
+        return True
 
     def _log_end(self, result: TrialResult) -> None:
         result.run.end(result.end)

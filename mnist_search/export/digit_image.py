@@ -1,4 +1,4 @@
-"""Image files of a digit, preprocessed as MNIST: white on black, 20 pixels wide or high, centred in 28."""
+"""Image files of a digit, preprocessed as MNIST: white on black, 20 pixels wide or high, centered in 28."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def load_digit_image(path: Path) -> np.ndarray:
     """(28, 28) float32 in [0, 1], preprocessed as the authors of MNIST describe it.
 
     Dark digits on a light background are inverted. The digit is cropped, scaled to 20 pixels with its
-    aspect ratio preserved, and placed in 28 by 28 pixels with its centre of mass in the middle
+    aspect ratio preserved, and placed in 28 by 28 pixels with its center of mass in the middle
     (yann.lecun.com/exdb/mnist). An image of 28 by 28 pixels with an empty border is returned unchanged.
 
     Raises:
         UsageError: not an image, or it shows no digit.
     """
-    grey = _open(path)
-    if np.median(_frame(grey)) > 0.5:
-        grey = 1 - grey
-    low, high = float(grey.min()), float(grey.max())
+    gray = _open(path)
+    if np.median(_frame(gray)) > 0.5:
+        gray = 1 - gray
+    low, high = float(gray.min()), float(gray.max())
     if high - low < BACKGROUND_THRESHOLD:
         raise UsageError(f"{path} shows no digit: the contrast is too low; name an image of one digit")
-    if grey.shape == (IMAGE_SIZE, IMAGE_SIZE) and not _frame(grey).any():
-        return grey
-    level = (grey - low) / (high - low)
+    if gray.shape == (IMAGE_SIZE, IMAGE_SIZE) and not _frame(gray).any():
+        return gray
+    level = (gray - low) / (high - low)
     return _center(_crop(np.where(level < BACKGROUND_THRESHOLD, 0, level)))
 
 
@@ -56,8 +56,8 @@ def _open(path: Path) -> np.ndarray:
         raise UsageError(f"cannot read {path} as an image ({error}); name a PNG or JPEG file") from None
 
 
-def _frame(grey: np.ndarray) -> np.ndarray:
-    return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+def _frame(gray: np.ndarray) -> np.ndarray:
+    return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
 def _crop(level: np.ndarray) -> Image.Image:
@@ -76,8 +76,8 @@ def _center(digit: Image.Image) -> np.ndarray:
     corner = []
     for axis in (0, 1):
         weights = pixels.sum(axis=1 - axis)
-        centre = float((weights * np.arange(len(weights))).sum() / weights.sum())
-        corner.append(min(max(round(IMAGE_SIZE / 2 - centre), 0), IMAGE_SIZE - len(weights)))
+        center = float((weights * np.arange(len(weights))).sum() / weights.sum())
+        corner.append(min(max(round(IMAGE_SIZE / 2 - center), 0), IMAGE_SIZE - len(weights)))
     top, left = corner
     canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return canvas

@@ -1,6 +1,6 @@
 """Model files: pt2, ONNX and safetensors, without pickle.
 
-Every format takes float32 pixels in [0, 1] of shape (N, 1, 28, 28), includes the normalisation and
+Every format takes float32 pixels in [0, 1] of shape (N, 1, 28, 28), includes the normalization and
 returns (N, 10) logits.
 """
 

@@ -19,7 +19,7 @@ from mnist_search.training.evaluate import evaluate
 
 
 def verify_file(file: Path, data_dir: Path | None) -> tuple[dict[str, Any], bool]:
-    """Parameters and accuracy of an exported file beside those of its card, and whether they agree.
+    """Parameters and accuracy of an exported file and those on its card, and whether they agree.
 
     Accuracies agree if they differ by one image at most.
 
@@ -60,7 +60,7 @@ def _read_card(file: Path) -> dict[str, Any]:
                 ) from error
             if isinstance(card, dict) and "parameters" in card:
                 return card
-    raise UnusableConfiguration(f"no card beside {file}; mnist-search export writes {file.stem}.json")
+    raise UnusableConfiguration(f"{file} has no model card; mnist-search export writes {file.stem}.json")
 
 
 def predict_images(file: Path, images: Sequence[Path]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ A convolutional network of {parameters:,} learned parameters that classifies han
 
 | | |
 |---|---|
-| input | float32 pixels in [0, 1], shape (N, 1, 28, 28), white digits on black; normalisation is part of the network |
+| input | float32 pixels in [0, 1], shape (N, 1, 28, 28), white digits on black; normalization is part of the network |
 | output | (N, 10) logits |
 | parameters | {parameters:,}, budget {budget:,} |
 | multiply-adds | {multiply_adds:,} per image |
@@ -47,7 +47,7 @@ logits = network(pixels)
 ## Evaluation and limits
 
 {note}
-The network was trained on single, centred, upright digits. It predicts a digit for any input.
+The network was trained on single, centered, upright digits. It predicts a digit for any input.
 """
 
 TEST_ROWS = """| test accuracy of these weights | {test_accuracy:.2%} |
@@ -57,7 +57,7 @@ SPREAD = " (sd {test_accuracy_sd:.3%}, 95 % interval {test_accuracy_low:.3%} to 
 
 VALIDATION_ROW = "| validation accuracy | {val_accuracy:.2%} |"
 
-TEST_NOTE = """Models were selected by validation accuracy only. Each trained network was evaluated on the test set once, after its last epoch; the test set selected neither the network nor the seed."""
+TEST_NOTE = """Models were selected by validation accuracy only. Each trained network was evaluated on the test set after its last epoch; later evaluations of the same weights only verify the result. Neither the network nor the seed was selected on the test set; the authors of a template that the search starts with may have selected it on the test set."""
 
 VALIDATION_NOTE = """This is the validation accuracy used for model selection; expect slightly less on new data. `mnist-search finalize` evaluates on the test set."""
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 from experiments import BASELINES, Recipe
 from experiments.published import published
 from mnist_search.evaluation.champion import final_evaluation
-from mnist_search.evaluation.finals import REPRODUCTION, retrained_name
+from mnist_search.evaluation.finals import REPRODUCTION, RETRAINED_SUFFIX
 from mnist_search.evaluation.statistics import seed_statistics
 from mnist_search.records import StudyRecord, percent
 from mnist_search.storage.database import Store
@@ -32,7 +32,7 @@ LEADERBOARD_HEADER = "| network | parameters | accuracy | seeds | evidence |\n|-
 
 
 def pareto_front(items: Sequence[T], size: Callable[[T], float], score: Callable[[T], float]) -> list[T]:
-    """Items that no item of the same or a smaller size equals or exceeds in score, by size.
+    """Items that are not dominated, by size: no smaller or equal item scores as high.
 
     Of equal items the first one is on the front.
     """
@@ -61,7 +61,7 @@ def study_rows(storage: str, records: Sequence[StudyRecord]) -> list[Row]:
 
 
 def baseline_rows(reproduced: Mapping[str, Row] | None = None) -> list[Row]:
-    """A row per baseline, and one per baseline that was retrained with the default training."""
+    """A row per baseline, and one per baseline that was retrained with the default training configuration."""
     return [row for recipe in BASELINES.values() for row in _rows_of_baseline(recipe, reproduced or {})]
 
 
@@ -93,9 +93,9 @@ def _rows_of_baseline(recipe: Recipe, reproduced: Mapping[str, Row]) -> Iterator
         epochs=recipe.training.epochs,
         reported=recipe.reported.wording,
     )
-    name = retrained_name(recipe.name)
-    if retrained := reproduced.get(name):
+    if retrained := reproduced.get(recipe.name + RETRAINED_SUFFIX):
         results = _test_results(retrained)
+        name = f"{recipe.name}, default training"
         yield _row(name=name, kind="retrained", **network, **results, epochs=retrained["epochs"])
 
 
@@ -157,7 +157,7 @@ def _evidence(row: Row) -> tuple[str, str]:
         interval = "" if row["low"] is None else f" ({100 * row['low']:.2f} to {100 * row['high']:.2f})"
         evidence = (
             f"test, last of {row['epochs']} epochs, 95 % interval of the mean; worst {percent(row['worst'])}, "
-            f"{row['seconds']:.0f} s a training; {row['device']}"
+            f"{row['seconds']:.0f} s per run; {row['device']}"
         )
         if row["kind"] == "baseline":
             reported = percent(row["reported_test_accuracy"])

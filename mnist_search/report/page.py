@@ -66,10 +66,10 @@ def log_report(
 def _log(store: Store, study: str, html: str, tracking: TrackingConfig, warn: Callable[[str], None]) -> None:
     from mnist_search.tracking import mlflow_tracker, setup  # MLflow, a second to import
 
-    parent = setup.parent_of(SearchStudy.open(store, study).record())
-    prepared = setup.prepare(tracking, parent, warn)
-    if prepared is not None:
-        mlflow_tracker.MlflowTracker(prepared, study, warn).log_study_page(html, ARTIFACT)
+    parent = setup.parent_run(SearchStudy.open(store, study).record())
+    config = setup.prepare(tracking, parent, warn)
+    if config is not None:
+        mlflow_tracker.MlflowTracker(config, study, warn).log_study_page(html, ARTIFACT)
 
 
 def render_report(store: Store, study: str, data_dir: Path | None) -> str:

@@ -1,7 +1,7 @@
 """Compare pruners by the network that a search finds in the same number of trained epochs.
 
 Searches are replayed from complete learning curves in random order. ``curves`` replays the random
-networks of ``fidelity``, each trained with two seeds: the pruner sees one training, and the other
+networks of ``fidelity``, each trained with two seeds: the pruner sees one training run, and the other
 one scores the selected network. ``study`` replays a study without a score pruner, which has one
 training per network for both.
 
@@ -34,7 +34,7 @@ Networks: TypeAlias = Sequence[Sequence[Sequence[float]]]
 """Accuracy by network, training (one or two per network) and epoch."""
 
 EPOCH_BUDGETS = (75, 150, 300)
-"""Trained epochs of a search: five, ten and twenty complete trainings."""
+"""Trained epochs of a search: five, ten and twenty complete training runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class ReplayedSearch:
     """The result of one replayed search.
 
     Attributes:
-        accuracy: of the selected network, in the training that the pruner did not see.
+        accuracy: of the selected network, in the training run that the pruner did not see.
         started, completed: number of networks.
     """
 
@@ -59,7 +59,7 @@ def curves(
     orders: OrdersOption = 50,
     resamples: Annotated[int, typer.Option(min=2, help="Bootstrap samples of the networks.")] = 200,
 ) -> None:
-    """Compare the pruners on the trainings of ``fidelity``."""
+    """Compare the pruners on the training runs of ``fidelity``."""
     networks = [
         [[record["val_accuracy"] for record in training["curve"]] for training in kinds["full"]]
         for kinds in complete(read(file)).values()
@@ -141,7 +141,7 @@ def replay(
     Args:
         networks: the proposals of random search.
         order: seed of the order of the networks.
-        training: index of the training that the pruner sees.
+        training: index of the training run that the pruner sees.
         pruner: called after every epoch but the last.
         epoch_budget: trained epochs; the last network may exceed it.
     """

@@ -3,7 +3,7 @@
 The default search, the same without templates, without scaling to the budget, random search
 within the budget, and plain Optuna TPE, which prunes networks over the budget. Every trial trains
 a short schedule to its end. The best network of a search is trained again with other seeds, and
-these trainings are its score. Run one process per core.
+the mean of these training runs is its score. Run one process per core.
 
     python -m mnist_search.research.compare_searches train FILE.jsonl --part 0 --parts 2
     python -m mnist_search.research.compare_searches report FILE.jsonl
@@ -39,11 +39,11 @@ from search_space.space import Params
 BUDGET, EPOCHS, TRIALS, RUNS = 8000, 3, 30, 3
 TRAIN_IMAGES, VAL_IMAGES = 10_000, 10_000
 SCORE_SEEDS = (1, 2)
-"""Seeds of the repeated trainings of the best network."""
+"""Seeds of the repeated training runs of the best network."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class Search:
     """A search to compare.
 
     Attributes:
@@ -56,7 +56,7 @@ class Arm:
     templates: Sequence[Params] = ()
 
 
-def arms(seed: int) -> dict[str, Arm]:
+def searches(seed: int) -> dict[str, Search]:
     """The searches by name; the names are those in ``experiments/measured/searching.jsonl``."""
     default = StudyConfig(
         budget=BUDGET, space=SearchSpace.for_budget(BUDGET, epochs=EPOCHS), pruner="none", seed=seed,
@@ -65,11 +65,11 @@ def arms(seed: int) -> dict[str, Arm]:
     not_filled = replace(default, fill=False)
     plain_tpe = TPESampler(seed=seed)
     return {
-        "ours: known plans first, TPE, filled": Arm(default, templates=known_templates(default)),
-        "TPE, filled": Arm(default),
-        "TPE, not filled": Arm(not_filled),
-        "random within the budget, filled": Arm(replace(default, sampler="random")),
-        "plain TPE, prunes what is over": Arm(not_filled, lambda *_: plain_tpe),
+        "ours: known plans first, TPE, filled": Search(default, templates=known_templates(default)),
+        "TPE, filled": Search(default),
+        "TPE, not filled": Search(not_filled),
+        "random within the budget, filled": Search(replace(default, sampler="random")),
+        "plain TPE, prunes what is over": Search(not_filled, lambda *_: plain_tpe),
     }
 
 
@@ -87,39 +87,39 @@ def train(
 def _tasks(data_dir: Path | None, device: str) -> Iterator[jsonl.Task]:
     data = load_split(mnist.resolve_data_dir(data_dir), TRAIN_IMAGES, VAL_IMAGES, 0, resolve_device(device))
     for seed in range(RUNS):
-        for name, arm in arms(seed).items():
-            yield {"arm": name, "seed": seed}, partial(search, arm, data)
+        for name, variant in searches(seed).items():
+            yield {"arm": name, "seed": seed}, partial(search, variant, data)
 
 
-def search(arm: Arm, data: Split, trials: int = TRIALS) -> dict[str, Any]:
+def search(variant: Search, data: Split, trials: int = TRIALS) -> dict[str, Any]:
     """Train ``trials`` proposals within the budget, then the best one again."""
     study = optuna.create_study(direction="maximize")
-    for params in arm.templates:
+    for params in variant.templates:
         study.enqueue_trial(dict(params))
     curve: list[float] = []
     over = 0
     while len(curve) < trials:
-        study.sampler = arm.make_sampler(arm.config, len(study.trials))
+        study.sampler = variant.make_sampler(variant.config, len(study.trials))
         trial = study.ask()
-        config = arm.config.space.suggest(trial)
+        config = variant.config.space.suggest(trial)
         if config.architecture.num_params() > BUDGET:
             study.tell(trial, state=TrialState.PRUNED)
             over += 1
             continue
-        accuracy = _accuracy(config, data, trial_seed(arm.config, trial.number))
+        accuracy = _accuracy(config, data, trial_seed(variant.config, trial.number))
         curve.append(accuracy or 0.0)
         study.tell(trial, accuracy, state=TrialState.FAIL if accuracy is None else None)
-    best = arm.config.space.decode(study.best_params)
+    best = variant.config.space.decode(study.best_params)
     return {
         "curve": curve,
         "over": over,
         "num_params": best.architecture.num_params(),
-        "again": [_accuracy(best, data, derive_seed(arm.config.seed, seed, 2)) for seed in SCORE_SEEDS],
+        "again": [_accuracy(best, data, derive_seed(variant.config.seed, seed, 2)) for seed in SCORE_SEEDS],
     }
 
 
 def _accuracy(config: TrialConfig, data: Split, seed: int) -> float | None:
-    """Validation accuracy after the last epoch; None if the training diverged."""
+    """Validation accuracy after the last epoch; None if training diverged."""
     network, compute_mode = build(config.architecture, seed), select_compute_mode(data.train.images.device)
     try:
         *_, last = fit(network, data.train, data.val, config.training, seed=seed, compute_mode=compute_mode)
@@ -137,7 +137,7 @@ def report(out: Path) -> None:
     )
     typer.echo("| search | seeds | best network, trained again, mean (sd) | best of 10 | of 30 | median | "
                "over the budget |\n|---|--:|--:|--:|--:|--:|--:|")  # fmt: skip
-    for name in arms(0):
+    for name in searches(0):
         runs = [line for line in lines if line["arm"] == name]
         if not runs:
             continue

@@ -1,6 +1,6 @@
-"""Find out why two baselines miss their reported accuracy: change one setting of a training at a time.
+"""Find out why two baselines miss their reported accuracy: change one setting at a time.
 
-The trainings are compared with those logged in the texts of the baselines. A line has accuracy and
+The training runs are compared with those logged in the texts of the baselines. A line has accuracy and
 loss on the augmented training images, and on plain ones without dropout at the end, since an
 author may have logged either.
 

@@ -32,7 +32,7 @@ RECIPES = ["seed-001", "seed-000"]
 
 
 class ComputePath(StrEnum):
-    """How a training is computed; a file may have other names, of earlier versions."""
+    """How training is computed; a file may have other names, of earlier versions."""
 
     FAST = "fast"
     PLAIN = "plain"
@@ -46,7 +46,7 @@ def train(
     out: Path,
     recipe: Annotated[list[str], typer.Option(help="Baselines to train.")] = RECIPES,
     path: Annotated[list[ComputePath], typer.Option(help="Compute paths.")] = list(ComputePath),  # noqa: B006
-    runs: Annotated[int, typer.Option(min=1, help="Trainings per recipe and path.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Training runs per recipe and path.")] = 5,
     part: jsonl.PartOption = 0,
     parts: jsonl.PartsOption = 1,
     data_dir: jsonl.DataOption = None,

@@ -144,7 +144,7 @@ def _rho(values: Mapping[int, float], final: Mapping[int, float], numbers: list[
 
 
 def complete(lines: list[dict[str, Any]]) -> dict[int, dict[str, list[dict[str, Any]]]]:
-    """Trainings by configuration and kind, without incomplete and diverged configurations."""
+    """Training runs by configuration and kind, without incomplete and diverged configurations."""
     trainings: dict[int, dict[str, list[dict[str, Any]]]] = {}
     for line in lines:
         trainings.setdefault(line["configuration"], {}).setdefault(line["kind"], []).append(line)
@@ -160,7 +160,7 @@ def complete(lines: list[dict[str, Any]]) -> dict[int, dict[str, list[dict[str, 
 def _early_metrics(
     trainings: Mapping[int, Mapping[str, list[dict[str, Any]]]],
 ) -> Iterator[tuple[str, int, dict[int, float]]]:
-    """Every early metric of the first seed's trainings: name, epochs, value by configuration."""
+    """Every early metric of the first seed's training runs: name, epochs, value by configuration."""
     full = {n: kinds["full"][0] for n, kinds in trainings.items()}
     for epoch in EVALUATED_EPOCHS:
         for metric, sign in SIGNS.items():

@@ -16,10 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.published import published
+from mnist_search.evaluation.finals import RETRAINED_SUFFIX
 
 EXPERIMENTS = Path("experiments")
-DEFAULT_TRAINING = ", our training"
-"""Suffix of a baseline's name in ``measured/reproduced.json`` under the default training."""
 
 
 class Point(NamedTuple):
@@ -36,8 +35,8 @@ def main(
 ) -> None:
     """Plot the champions, the baselines and what others published."""
     reproduced = json.loads((experiments / "measured" / "reproduced.json").read_text())
-    authors = [row for row in reproduced if not row["name"].endswith(DEFAULT_TRAINING)]
-    retrained = [row for row in reproduced if row["name"].endswith(DEFAULT_TRAINING)]
+    authors = [row for row in reproduced if not row["name"].endswith(RETRAINED_SUFFIX)]
+    retrained = [row for row in reproduced if row["name"].endswith(RETRAINED_SUFFIX)]
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mnist-search", "font.size": 10}):
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         axes = figure.subplots()

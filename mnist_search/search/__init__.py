@@ -1,1 +1,1 @@
-"""Proposing and pruning trials; knows Optuna."""
+"""Proposing and pruning trials with Optuna."""

@@ -26,7 +26,7 @@ PRUNERS: Mapping[str, Callable[[int], BasePruner]] = {
     "hyperband": lambda epochs: HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3),
     "none": lambda _: NopPruner(),
 }
-"""Factories of Optuna's pruners, by name; they take the epochs of a full training.
+"""Factories of Optuna's pruners, by name; they take the epochs of a complete training run.
 
 Hyperband assigns trials to brackets, but here the sampler learns from all of them: Optuna filters
 trials by bracket only if the study's pruner is a HyperbandPruner itself.

@@ -35,7 +35,7 @@ UNSUPPORTED = {
 }
 
 FULLY_RELATIVE = {"tpe"}
-"""Samplers that model every param; inferring that from 500 trials takes as long as a proposal."""
+"""Samplers that model every param; inferring that from 500 trials would double the time of a proposal."""
 
 MAX_DRAWS = {"gp": 4}
 """Fewer draws for a sampler that takes about a second for a proposal."""
@@ -133,25 +133,25 @@ class BudgetSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Draw a configuration that fits."""
         self.rejected = 0
-        fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if self._space and self._space.keys() <= fixed.keys():
+        presets = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if self._space and self._space.keys() <= presets.keys():
             return {}
         joint = {n: d for n, d in search_space.items() if n not in self._independent}
         buffer = _BufferedStorage(study._storage, trial._trial_id)
-        params = self._draw_until_fits(_with_storage(study, buffer), trial, joint, fixed)
+        params = self._draw_until_fits(_with_storage(study, buffer), trial, joint, presets)
         buffer.flush(params)
         return params
 
     def _draw_until_fits(
-        self, study: Study, trial: FrozenTrial, joint: dict[str, BaseDistribution], fixed: dict[str, Any]
+        self, study: Study, trial: FrozenTrial, joint: dict[str, BaseDistribution], presets: dict[str, Any]
     ) -> dict[str, Any]:
         for _ in range(self._max_draws):
-            params = self._propose(study, trial, joint) | fixed
-            adjusted = self._adjust(params) | fixed
-            if self._fits(adjusted):
-                return adjusted
+            params = self._propose(study, trial, joint) | presets
+            candidate = self._adjust(params) | presets
+            if self._fits(candidate):
+                return candidate
             self.rejected += 1
-        return self._repair(params) | fixed
+        return self._repair(params) | presets
 
     def _propose(
         self, study: Study, trial: FrozenTrial, joint: dict[str, BaseDistribution]
@@ -226,7 +226,7 @@ def sampler_for_trial(study_config: StudyConfig, number: int) -> BudgetSampler:
 
 
 def derive_seed(*entropy: int) -> int:
-    """Derive a 32-bit seed from numbers; neighbouring numbers give unrelated streams."""
+    """Derive a 32-bit seed from numbers; neighboring numbers give unrelated streams."""
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 

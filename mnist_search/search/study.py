@@ -63,7 +63,7 @@ class SearchStudy:
             store: open for writing.
             name: of the study.
             config: checked against the stored one.
-            n_trials: trained trials asked for; None for the stored number, or the default.
+            n_trials: requested trained trials; None for the stored number, or the default.
 
         Raises:
             StudyConflict: the study has another StudyConfig.
@@ -83,26 +83,26 @@ class SearchStudy:
             return search_study
 
     def check_same_config(self, config: StudyConfig) -> None:
-        """Check that a command asks for the stored StudyConfig.
+        """Check that a StudyConfig equals the stored one.
 
         Raises:
             StudyConflict: with every difference.
         """
         differences = self.config.differences(config)
         if differences:
-            listed = "; ".join(f"{d.name} is {d.stored}, not {d.requested}" for d in differences)
+            text = "; ".join(f"{d.name} is {d.stored}, not {d.requested}" for d in differences)
             raise StudyConflict(
-                f"study {self.name!r} exists with another configuration ({listed}); continue it with "
+                f"study {self.name!r} exists with another configuration ({text}); continue it with "
                 f"mnist-search resume {self.name}, or create another with --study NAME"
             )
 
     @property
     def n_trials(self) -> int:
-        """Number of trained trials asked for."""
+        """Requested number of trained trials."""
         return int(self.study.user_attrs[N_TRIALS_ATTR])
 
     def raise_n_trials(self, n_trials: int) -> None:
-        """Ask for at least this many trained trials."""
+        """Request at least this many trained trials."""
         if n_trials > self.n_trials:
             self.study.set_user_attr(N_TRIALS_ATTR, n_trials)
 
@@ -140,23 +140,23 @@ class SearchStudy:
 
     def _suggest_params(self, trial: Trial) -> None:
         """Let the sampler suggest every param; those of an earlier attempt are kept."""
-        sampler = sampler_for_trial(self.config, trial.number)
-        self.study.sampler = sampler
+        self.study.sampler = sampler = sampler_for_trial(self.config, trial.number)
+        # Optuna samples at the first suggestion, so the sampler of this trial is the one in use.
         self.config.space.suggest(trial)
         if sampler.rejected:
             trial.set_user_attr("rejected", sampler.rejected)
 
 
 def resolve_config(url: str, name: str, budget: int, options: Mapping[str, Any]) -> StudyConfig:
-    """The StudyConfig that a command asks for.
+    """The StudyConfig that a command requests.
 
-    Options that are not given, or None, take the values of the stored study, so that a new default
-    never refuses an older study. A new study takes the defaults.
+    Options that are not given, or None, take the values of the stored study, so that a changed
+    default never causes a conflict with an existing study. A new study takes the defaults.
 
     Args:
         url: storage URL; the store need not exist.
         name: of the study.
-        budget: most learned parameters of a network.
+        budget: maximum number of learned parameters.
         options: fields of StudyConfig and of its SearchSpace.
 
     Raises:
@@ -164,30 +164,38 @@ def resolve_config(url: str, name: str, budget: int, options: Mapping[str, Any])
         UsageError: no such sampler or pruner.
         UnusableConfiguration: mnist-search did not create the study.
     """
-    given = {option: value for option, value in options.items() if value is not None}
-    bounds = {option: given.pop(option) for option in ("depth", "width", "epochs") if option in given}
-    stored = _stored_config(url, name)
-    if stored is None:
-        config = StudyConfig(budget=budget, space=SearchSpace.for_budget(budget, **bounds), **given)
+    values = {option: value for option, value in options.items() if value is not None}
+    bounds = {option: values.pop(option) for option in ("depth", "width", "epochs") if option in values}
+    study = _stored_study(url, name)
+    if study is None:
+        config = StudyConfig(budget=budget, space=SearchSpace.for_budget(budget, **bounds), **values)
     else:
-        config = replace(stored, budget=budget, space=replace(stored.space, **bounds), **given)
+        stored = studies.stored_config(study)
+        config = replace(stored, budget=budget, space=replace(stored.space, **bounds), **values)
     check_sampler(config.sampler)
     check_pruner(config.pruner)
     return config
 
 
-def _stored_config(url: str, name: str) -> StudyConfig | None:
+def n_trials(url: str, name: str, requested: int | None) -> int:
+    """Number of trained trials of a command: requested, stored or default."""
+    study = _stored_study(url, name)
+    stored = int(study.user_attrs[N_TRIALS_ATTR]) if study else 0
+    return max(requested or stored or DEFAULT_TRIALS, stored)
+
+
+def _stored_study(url: str, name: str) -> optuna.Study | None:
     try:
         study = studies.load(Store.open(url), name)
     except NotFound:
         return None
-    if CONFIG_ATTR not in study.user_attrs and not study.trials:
-        return None  # its creation was interrupted
-    return studies.stored_config(study)
+    is_incomplete = CONFIG_ATTR not in study.user_attrs and not study.trials  # its creation was interrupted
+    return None if is_incomplete else study
 
 
 def first_proposals(config: StudyConfig, count: int) -> list[Architecture]:
     """The architectures that a new study of this configuration would try first."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
     proposals = []
     for number in range(count):

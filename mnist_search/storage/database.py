@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from mnist_search.errors import DiskError, NotFound, TryAgain, UnusableConfiguration
-from mnist_search.sqlite import BUSY_SECONDS, query, tables_of
+from mnist_search.sqlite import BUSY_SECONDS, query, table_names
 from mnist_search.storage.tables import metadata
 
 WAL_IS_SAFE_SINCE = (3, 51, 3)
@@ -124,7 +124,7 @@ class Store:
             raise TryAgain(_lock_timeout(topic, self._busy_seconds)) from None
         except OSError as error:
             raise DiskError(
-                f"cannot write beside the store: {error}; make the folder writable and run again"
+                f"cannot write next to the store: {error}; make the folder writable and run again"
             ) from error
         try:
             yield
@@ -141,7 +141,7 @@ class Store:
         return masked(make_url(self.url))
 
 
-def file_of(url: str) -> Path | None:
+def sqlite_path(url: str) -> Path | None:
     """The SQLite file of a storage URL; None for PostgreSQL.
 
     Raises:
@@ -280,7 +280,7 @@ def _check_sqlite_file(path: Path) -> None:
         raise NotFound(
             f"no study store {path}; create one with mnist-search run, or name another with --storage"
         )
-    tables = tables_of(path)
+    tables = table_names(path)
     if not tables >= OPTUNA_TABLES:
         content = "an MLflow database" if "runs" in tables else "not a study store"
         raise UnusableConfiguration(f"{path} is {content}; name another file with --storage sqlite:///FILE")

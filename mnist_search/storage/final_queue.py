@@ -1,6 +1,6 @@
-"""Final trainings as a queue: each is claimed by one worker at a time and finished once.
+"""Queue of final training runs: each is claimed by one worker at a time and finished once.
 
-Trainings of the same name and different seeds train one network. Leases and weights use the tables
+Training runs of the same name and different seeds train one network. Leases and weights use the tables
 of the trials, under ``-id``.
 """
 
@@ -18,10 +18,8 @@ from mnist_search.errors import StudyConflict
 from mnist_search.records import FinalResult, FinalTask
 from mnist_search.storage import leases, weights
 from mnist_search.storage.database import Store
+from mnist_search.storage.queue import MAX_ATTEMPTS
 from mnist_search.storage.tables import trainings
-
-MAX_ATTEMPTS = 3
-"""A training whose worker crashed this often fails: the training may be the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class FinalTraining:
     """A stored task.
 
     Attributes:
-        result: None until the training has finished.
+        result: None until training has finished.
         run_id: of its MLflow run.
     """
 
@@ -41,14 +39,14 @@ class FinalTraining:
 
 @dataclass(frozen=True, slots=True)
 class FinalClaim:
-    """A claimed training; ``owner`` is the owner of its lease."""
+    """A claimed task; ``owner`` is the owner of its lease."""
 
     training: FinalTraining
     owner: str
 
 
 class FinalQueue:
-    """Claims, renews, finishes and releases the trainings of one queue.
+    """Claims, renews, finishes and releases the training runs of one queue.
 
     Attributes:
         name: unique in the store.
@@ -69,7 +67,7 @@ class FinalQueue:
             for task in tasks:
                 if stored.get((task.name, task.seed), task) != task:
                     raise StudyConflict(
-                        f"the store has {task.name} with another training; train it again with --again"
+                        f"the store has {task.name} with another training configuration; train it again with --again"
                     )
             new = [
                 {"series": self.name, "name": t.name, "seed": t.seed, "task": t.to_json()}
@@ -81,14 +79,14 @@ class FinalQueue:
                     connection.execute(sa.insert(trainings), new)
 
     def trainings(self) -> list[FinalTraining]:
-        """Every training, in insertion order."""
+        """Every task, in insertion order."""
         rows = sa.select(trainings).where(trainings.c.series == self.name).order_by(trainings.c.id)
         with self._store.engine.connect() as connection:
             return [_final_training(row) for row in connection.execute(rows)]
 
     @property
     def open(self) -> list[FinalTraining]:
-        """Trainings that have not finished."""
+        """Tasks that have not finished."""
         return [training for training in self.trainings() if training.result is None]
 
     def claim(self) -> FinalClaim | None:
@@ -103,7 +101,7 @@ class FinalQueue:
         return None
 
     def _may_start(self, training: FinalTraining) -> bool:
-        """Count the crash that left an expired lease; fail the training after MAX_ATTEMPTS."""
+        """Count the crash that left an expired lease; fail the task after MAX_ATTEMPTS."""
         row = trainings.c.id == training.id
         if not leases.exists(self._store, -training.id):
             return True
@@ -117,20 +115,20 @@ class FinalQueue:
         return False
 
     def renew(self, claim: FinalClaim) -> bool:
-        """Renew the lease of a training; False if the training is no longer this worker's."""
+        """Renew the lease of a task; False if it is no longer this worker's."""
         return leases.renew(self._store, claim.owner)
 
     def release(self, claim: FinalClaim) -> None:
-        """Requeue a training without its epochs."""
+        """Requeue a task without its epochs."""
         with self._store.lock("claim"):
             if self.renew(claim):
                 leases.drop(self._store, -claim.training.id)
 
     def finish(self, claim: FinalClaim, result: FinalResult, safetensors: bytes | None) -> bool:
-        """Store the result and the weights of a training.
+        """Store the result and the weights of a task.
 
         Returns:
-            False if the training is no longer this worker's; nothing was changed.
+            False if the task is no longer this worker's; nothing was changed.
         """
         with self._store.lock("claim"):
             if not self.renew(claim):
@@ -147,12 +145,12 @@ class FinalQueue:
             connection.execute(sa.update(trainings).where(trainings.c.id == training.id).values(values))
 
     def record_run(self, training: FinalTraining, run_id: str) -> None:
-        """Record the MLflow run of a training."""
+        """Record the MLflow run of a task."""
         change = sa.update(trainings).where(trainings.c.id == training.id).values(run_id=run_id)
         with self._store.engine.begin() as connection:
             connection.execute(change)
 
-    def weights_of(self, training: FinalTraining) -> bytes:
+    def load_weights(self, training: FinalTraining) -> bytes:
         """The trained weights as safetensors.
 
         Raises:

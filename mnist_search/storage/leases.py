@@ -42,7 +42,12 @@ def renew(store: Store, owner: str) -> bool:
 def drop(store: Store, trial_id: int) -> None:
     """Delete the lease of a trial."""
     with store.engine.begin() as connection:
-        connection.execute(sa.delete(leases).where(leases.c.trial_id == trial_id))
+        connection.execute(deletion(trial_id))
+
+
+def deletion(trial_id: int) -> sa.Delete:
+    """The statement that deletes the lease of a trial."""
+    return sa.delete(leases).where(leases.c.trial_id == trial_id)
 
 
 def exists(store: Store, trial_id: int) -> bool:
@@ -57,10 +62,10 @@ def active(store: Store) -> set[int]:
     age = (store.now() - leases.c.beat).label("age")
     with store.engine.begin() as connection:
         rows = connection.execute(sa.select(leases, age)).all()
-    return {row.trial_id for row in rows if row.age < LEASE_TIMEOUT and _process_may_run(row)}
+    return {row.trial_id for row in rows if row.age < LEASE_TIMEOUT and _process_may_be_running(row)}
 
 
-def _process_may_run(lease: Any) -> bool:
+def _process_may_be_running(lease: Any) -> bool:
     """False only for a process of this machine that no longer runs."""
     if lease.host != platform.node():
         return True

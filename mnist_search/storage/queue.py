@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mnist_search.records import STATES
 from mnist_search.storage import leases, studies, weights
 from mnist_search.storage.database import Store
 from mnist_search.storage.studies import N_TRIALS_ATTR, UID_ATTR
@@ -116,13 +117,42 @@ class TrialQueue:
             self._check_lease(claim)
             for name, attribute in (attributes or {}).items():
                 claim.trial.set_user_attr(name, attribute)
-            if safetensors is not None:
-                weights.write(self._store, claim.trial_id, self._uid, safetensors)
-            self._study.tell(claim.trial, value, state)
-            ranked = studies.study_record(self._store, self._study).ranked
-            weights.keep_only(self._store, self._uid, [trial.trial_id for trial in ranked[:keep]])
-            leases.drop(self._store, claim.trial_id)
+            stored = self._store.storage.get_trial(claim.trial_id)
+            if value is None and state == TrialState.PRUNED and stored.last_step is not None:
+                value = stored.intermediate_values[stored.last_step]  # as Study.tell does
+            kept = self._kept_after(claim.trial_id, state)[:keep]
+            changes: list[sa.Executable] = [
+                leases.deletion(claim.trial_id),
+                weights.deletion_of_others(self._uid, kept),
+            ]
+            if safetensors is not None and claim.trial_id in kept:
+                changes += weights.replacement(claim.trial_id, self._uid, safetensors)
+            self._set_state(claim.trial_id, state, None if value is None else [value], changes)
         logger.info("finished trial %d: %s", claim.trial.number, state.name)
+
+    def _kept_after(self, trial_id: int, state: TrialState) -> list[int]:
+        """Ids of complete trials, best first, as they will be when a trial has ended in ``state``."""
+        record = studies.study_record(self._store, self._study)
+        trials = [
+            replace(t, state=STATES[state.name]) if t.trial_id == trial_id else t for t in record.trials
+        ]
+        return [trial.trial_id for trial in replace(record, trials=trials).ranked]
+
+    def _set_state(
+        self, trial_id: int, state: TrialState, values: list[float] | None, changes: Sequence[sa.Executable]
+    ) -> None:
+        """Change a trial's state and execute ``changes`` in one transaction.
+
+        Optuna's storage joins the session that this thread has open, and commits it with the state.
+        """
+        session = self._store.storage.scoped_session()
+        try:
+            for change in changes:
+                session.execute(change)
+            self._store.storage.set_trial_state_values(trial_id, state, values)
+        except BaseException:
+            session.rollback()
+            raise
 
     def release(self, claim: Claim) -> None:
         """Requeue a trial under its number, without the epochs that it has reported.
@@ -162,15 +192,12 @@ class TrialQueue:
                 continue
             reason = f"its worker crashed {crashes} times"
             self._store.storage.set_trial_user_attr(id_of(trial), "reason", reason)
-            self._study.tell(trial.number, state=TrialState.FAIL)
-            leases.drop(self._store, id_of(trial))
+            self._set_state(id_of(trial), TrialState.FAIL, None, [leases.deletion(id_of(trial))])
 
     def _release(self, trial_id: int) -> None:
         reports = sa.table("trial_intermediate_values", sa.column("trial_id"))
-        with self._store.engine.begin() as connection:
-            connection.execute(sa.delete(reports).where(reports.c.trial_id == trial_id))
-        self._store.storage.set_trial_state_values(trial_id, TrialState.WAITING)
-        leases.drop(self._store, trial_id)
+        changes = [sa.delete(reports).where(reports.c.trial_id == trial_id), leases.deletion(trial_id)]
+        self._set_state(trial_id, TrialState.WAITING, None, changes)
 
     def kept_weights(self) -> dict[int, bytes]:
         """Weights of the study as safetensors, by trial id; see ``weights.of_study``."""

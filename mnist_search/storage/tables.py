@@ -1,4 +1,4 @@
-"""Tables of mnist-search in the study store, beside Optuna's.
+"""Tables of mnist-search in the study store, in addition to Optuna's.
 
 SQLite reuses ids of deleted rows, so rows that belong to a trial also name the study's uid.
 """
@@ -54,4 +54,4 @@ trainings = sa.Table(
     sa.Column("run_id", sa.String(64)),
     sa.UniqueConstraint("series", "name", "seed"),
 )
-"""Final trainings; leases and weights use ``-id`` as their trial_id."""
+"""Final training runs; leases and weights use ``-id`` as their trial_id."""

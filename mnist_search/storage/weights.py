@@ -14,24 +14,29 @@ from mnist_search.storage.tables import weights
 
 
 def write(store: Store, trial_id: int, study_uid: str, safetensors: bytes | None) -> None:
-    """Store the weights of a trial in place of earlier ones; None removes them."""
+    """Store the weights of a trial in place of earlier ones; None deletes them."""
     with store.engine.begin() as connection:
-        connection.execute(sa.delete(weights).where(weights.c.trial_id == trial_id))
-        if safetensors is not None:
-            row = {
-                "trial_id": trial_id,
-                "study_uid": study_uid,
-                "sha256": hashlib.sha256(safetensors).hexdigest(),
-                "safetensors": safetensors,
-            }
-            connection.execute(sa.insert(weights).values(row))
+        for change in replacement(trial_id, study_uid, safetensors):
+            connection.execute(change)
 
 
-def keep_only(store: Store, study_uid: str, trial_ids: Collection[int]) -> None:
-    """Delete the weights of every other trial of the study."""
-    of_study = weights.c.study_uid == study_uid
-    with store.engine.begin() as connection:
-        connection.execute(sa.delete(weights).where(of_study, weights.c.trial_id.not_in(trial_ids)))
+def replacement(trial_id: int, study_uid: str, safetensors: bytes | None) -> list[sa.Executable]:
+    """The statements that store the weights of a trial in place of earlier ones."""
+    changes: list[sa.Executable] = [sa.delete(weights).where(weights.c.trial_id == trial_id)]
+    if safetensors is not None:
+        row = {
+            "trial_id": trial_id,
+            "study_uid": study_uid,
+            "sha256": hashlib.sha256(safetensors).hexdigest(),
+            "safetensors": safetensors,
+        }
+        changes.append(sa.insert(weights).values(row))
+    return changes
+
+
+def deletion_of_others(study_uid: str, trial_ids: Collection[int]) -> sa.Delete:
+    """The statement that deletes the weights of the study's other trials."""
+    return sa.delete(weights).where(weights.c.study_uid == study_uid, weights.c.trial_id.not_in(trial_ids))
 
 
 def of_study(store: Store, study_uid: str) -> dict[int, bytes]:
@@ -59,6 +64,6 @@ def of_trial(store: Store, trial_id: int, description: str) -> bytes:
 def _checked(store: Store, row: Any, description: str) -> bytes:
     if row is None or hashlib.sha256(row.safetensors).hexdigest() != row.sha256:
         raise UnusableConfiguration(
-            f"the weights of {description} in {store} are damaged; restore the store from a backup"
+            f"the weights of {description} in {store} are missing or damaged; restore the store from a backup"
         )
     return bytes(row.safetensors)

@@ -40,8 +40,8 @@ class CircuitBreaker:
             if not self._warned:
                 reason = str(error).strip().splitlines()[0][:200]
                 self._warn(
-                    f"MLflow cannot {action} ({reason}); training continues, and missing runs are "
-                    "written from the store by the next mnist-search run, resume or finalize"
+                    f"MLflow cannot {action} ({reason}); training continues, and missing "
+                    "runs are written from the store by the next mnist-search run, resume, finalize or reproduce"
                 )
             self._warned = True
             return None

@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from mnist_search.errors import UnusableConfiguration
-from mnist_search.sqlite import tables_of
+from mnist_search.sqlite import table_names
 
 MLFLOW_TABLES = {"experiments", "runs", "alembic_version"}
 
@@ -41,7 +41,7 @@ def make_tracking_config(tracking_uri: str, experiment_name: str) -> TrackingCon
     path = None if is_server else local_file(tracking_uri)
     if path is None:
         return TrackingConfig(tracking_uri=tracking_uri, experiment_name=experiment_name, artifact_root=None)
-    if path.exists() and not tables_of(path) >= MLFLOW_TABLES:
+    if path.exists() and not table_names(path) >= MLFLOW_TABLES:
         raise UnusableConfiguration(
             f"{path} is not an MLflow database; name another file with --tracking-uri sqlite:///FILE"
         )
@@ -69,5 +69,5 @@ def local_file(tracking_uri: str) -> Path | None:
 
 
 def artifact_root(database: Path) -> str:
-    """The artifact folder beside a database, the default of ``mlflow server``."""
+    """The artifact folder next to a database, the default of ``mlflow server``."""
     return str(database.parent / "mlartifacts")

@@ -1,4 +1,4 @@
-"""MLflow runs of final trainings: children of the parent run, logged from the store after training."""
+"""MLflow runs of final training: children of the parent run, logged from the store after training."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from mnist_search.storage.final_queue import FinalQueue
 from mnist_search.tracking.circuit_breaker import CircuitBreaker
 from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.runs import connect, create_run, epoch_metrics
-from mnist_search.tracking.setup import ParentRun, parent_of, prepare
+from mnist_search.tracking.setup import ParentRun, parent_run, prepare
 
 KEY_TAG = "training"
-"""Identifies the run of a training, so that it is logged once."""
+"""Identifies the run of a final task, so that it is logged once."""
 
 
 def log_finals(
     config: TrackingConfig, queue: FinalQueue, record: StudyRecord | None, warn: Callable[[str], None]
 ) -> None:
-    """Log the finished trainings of a queue that have no run, as far as MLflow is available.
+    """Log the finished tasks of a queue that have no run, as far as MLflow is available.
 
     Args:
         config: where runs are logged.
-        queue: the trainings.
+        queue: the tasks.
         record: the study whose parent run is used; None for one parent run per queue.
         warn: receives one message when MLflow is unavailable.
     """
-    parent = parent_of(record) if record else ParentRun(queue.name, queue.name, {})
-    prepared = prepare(config, parent, warn)
-    if prepared is None:
+    parent = parent_run(record) if record else ParentRun(queue.name, queue.name, {})
+    parent_config = prepare(config, parent, warn)
+    if parent_config is None:
         return
-    client, call = connect(prepared.tracking_uri), CircuitBreaker(warn)
+    client, call = connect(parent_config.tracking_uri), CircuitBreaker(warn)
     for training in queue.trainings():
         if training.result is not None and training.run_id is None:
-            log = partial(log_final, client, prepared, queue.name, training.task, training.result)
+            log = partial(log_final, client, parent_config, queue.name, training.task, training.result)
             run_id = call("log a final run", log)
             if run_id is not None:
                 queue.record_run(training, run_id)
@@ -51,7 +51,7 @@ def log_finals(
 def log_final(
     client: MlflowClient, config: TrackingConfig, queue: str, task: FinalTask, result: FinalResult
 ) -> str:
-    """The finished run of a training, a child of the parent run, created if it is missing."""
+    """The finished run of a task, a child of the parent run, created if it is missing."""
     key = f"{queue}/{task.name}/{task.seed}/{_digest(result)}"
     query = f"tags.`{KEY_TAG}` = '{key}'"
     for run in client.search_runs([config.experiment_id], query, ViewType.ACTIVE_ONLY):
@@ -69,7 +69,7 @@ def log_final(
 
 
 def _digest(result: FinalResult) -> str:
-    """Distinguishes a training from the same one in another store."""
+    """Distinguishes a task from the same one in another store."""
     return hashlib.sha256(json.dumps(asdict(result)).encode()).hexdigest()[:12]
 
 

@@ -25,17 +25,14 @@ def log_pt2(
     tags: dict[str, str],
 ) -> str:
     """Log a network and its confusion matrix under a run; the model's id."""
-    created = client.create_logged_model(
-        experiment_id,
-        name=name,
-        source_run_id=run_id,
-        params={"num_params": str(model.num_params)},
-        tags=tags,
+    params = {"num_params": str(model.num_params)}
+    logged_model = client.create_logged_model(
+        experiment_id, name=name, source_run_id=run_id, params=params, tags=tags
     )
     Model.log(
         None,
         flavor,
-        model_id=created.model_id,
+        model_id=logged_model.model_id,
         run_id=run_id,
         step=model.step,
         pytorch_model=model.network,
@@ -45,8 +42,7 @@ def log_pt2(
         validate_serving_input=False,
     )
     client.log_figure(run_id, confusion(model.confusion, model.evaluated_on), "confusion_matrix.png")
-    model_id: str = created.model_id
-    return model_id
+    return str(logged_model.model_id)
 
 
 class Registry:

@@ -42,7 +42,7 @@ def model_payload(study_config: StudyConfig, trial: TrialRecord, weights: bytes,
 
 
 def final_payload(task: FinalTask, weights: bytes, data_dir: Path) -> ModelPayload:
-    """A network of a final training, loaded from its weights and evaluated on the test images."""
+    """A network of a final training run, loaded from its weights and evaluated on the test images."""
     return _payload(task.architecture, weights, load_test(data_dir), task.training.epochs, "test images")
 
 

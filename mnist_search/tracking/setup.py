@@ -32,7 +32,7 @@ class ParentRun:
     params: Mapping[str, Any]
 
 
-def parent_of(record: StudyRecord) -> ParentRun:
+def parent_run(record: StudyRecord) -> ParentRun:
     """The parent run of a study."""
     config = record.config
     names = ("budget", "fill", "sampler", "pruner", "seed", "train_images", "val_images")

@@ -33,17 +33,17 @@ class FoldedBatchNorm(nn.BatchNorm2d):
     min_elements: ClassVar[int] = 2**18
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, H, W); same dtype and layout."""
+        """Normalize (N, C, H, W); same dtype and layout."""
         fold = self.fold_factor(x) if self.training and x.device.type == "cpu" else 1
         if fold == 1:
             return super().forward(x)
         assert self.running_mean is not None
         scale = torch.ones_like(self.running_mean) if self.weight is None else self.weight
         shift = torch.zeros_like(self.running_mean) if self.bias is None else self.bias
-        y, mean, var = _Normalise.apply(x, scale, shift, self.eps, fold)
+        y, mean, var = _Normalize.apply(x, scale, shift, self.eps, fold)
         self._update_running_stats(mean, var, x.numel() // x.shape[1])
-        normalised: Tensor = y
-        return normalised
+        normalized: Tensor = y
+        return normalized
 
     def fold_factor(self, x: Tensor) -> int:
         """Pixels per row: the smallest power of two with enough columns, or 1 if ``x`` is not folded."""
@@ -70,15 +70,15 @@ class FoldedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
 
 
-class _Normalise(torch.autograd.Function):
-    """Batch normalisation (arXiv 1502.03167) of folded rows and its gradient."""
+class _Normalize(torch.autograd.Function):
+    """Batch normalization (arXiv 1502.03167) of folded rows and its gradient."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, fold: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = _rows(x, fold)
-        # The kernel updates these running statistics in place, with NaN too: never reuse them.
+        # The kernel updates these running statistics in place, even with NaN, so they must not be shared.
         unused = torch.zeros(rows.shape[1], dtype=scale.dtype), torch.ones(rows.shape[1], dtype=scale.dtype)
         means, variances = (
             columns.view(fold, -1) for columns in torch.ops.aten.batch_norm_update_stats(rows, *unused, 0.0)

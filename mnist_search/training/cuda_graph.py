@@ -73,7 +73,7 @@ class AsyncLossMonitor:
     always has the steps in between queued.
 
     Args:
-        check: called with a mean loss and its position in the training; raises to stop it.
+        check: called with a mean loss and its position in training; raises to stop it.
     """
 
     def __init__(self, check: Callable[[float, str], None]) -> None:

@@ -21,7 +21,7 @@ NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 JOBS_PER_ACCELERATOR = 2
 """Processes on one accelerator: kernels of different processes are time-sliced, so that more do not pay.
 
-On an H100, 1, 2 and 12 processes trained 1,441, 1,486 and 1,501 steps/s in total (experiments/LOG.md).
+On an H100, 1, 2 and 16 processes trained 1,441, 1,486 and 1,525 steps/s in total (experiments/LOG.md).
 The second process trains while the first evaluates and writes.
 """
 

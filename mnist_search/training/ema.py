@@ -38,6 +38,6 @@ class ExponentialMovingAverage:
 
 
 def _float_and_int_tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and buffers by type: ``torch._foreach`` functions take one type per call."""
+    """Parameters and buffers split by dtype, float and integer: ``torch._foreach`` functions take one dtype per call."""
     tensors = [*network.parameters(), *network.buffers()]
     return [x for x in tensors if x.is_floating_point()], [x for x in tensors if not x.is_floating_point()]

@@ -23,7 +23,7 @@ FP32 = ComputeMode()
 """fp32 without a CUDA graph."""
 
 STEPS_BETWEEN_CHECKS = 25
-"""Steps between checks of the loss; a training that diverges stops within two of them."""
+"""Steps between checks of the loss; a diverging training run stops within two of them."""
 
 DIVERGENCE_LOSS = 10 * math.log(10)
 """Ten times the cross-entropy of a uniform guess among ten digits."""
@@ -56,7 +56,7 @@ def fit(
         config: how to train.
         seed: of torch's global generators: order, augmentation and dropout.
         compute_mode: how a step is computed; evaluation is always fp32.
-        checkpoint: called every few steps; an exception of it stops the training.
+        checkpoint: called every few steps; may raise to stop training.
 
     Raises:
         Diverged: the loss is NaN, infinite or too large.

@@ -47,7 +47,7 @@ def fast_layers() -> LayerFactory:
 class Network(nn.Module):
     """A network from (N, 1, 28, 28) pixels in [0, 1] to (N, 10) logits.
 
-    It normalises its input; mean and standard deviation are buffers, not parameters.
+    It normalizes its input; mean and standard deviation are buffers, not parameters.
     """
 
     mean: Tensor
@@ -101,14 +101,14 @@ def count(module: nn.Module) -> int:
 
 
 def modules(architecture: Architecture, layer_factory: LayerFactory) -> Iterator[nn.Module]:
-    """Build torch modules of the layers; their input is normalised pixels."""
+    """Build torch modules of the layers; their input is normalized pixels."""
     shape = arch.INPUT_SHAPE
     for layer in architecture.layers:
         yield _module(layer, shape, layer_factory)
         shape = layer.output_shape(shape)
 
 
-def _module(layer: arch.Layer, shape: arch.Shape, layer_factory: LayerFactory) -> nn.Module:  # noqa: PLR0911 - one line a layer
+def _module(layer: arch.Layer, shape: arch.Shape, layer_factory: LayerFactory) -> nn.Module:  # noqa: PLR0911 - one line per layer
     match layer:
         case arch.Conv(out, kernel, padding, bias):
             return nn.Conv2d(shape[0], out, kernel, padding=padding, bias=bias)

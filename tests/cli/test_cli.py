@@ -16,7 +16,7 @@ from support import digest, empty_file, mlflow_database, newer_schema, text_file
 
 from experiments import BASELINES
 from mnist_search.cli.app import app, run_cli
-from mnist_search.cli.options import bounds, seconds
+from mnist_search.cli.options import parse_bounds, parse_duration
 from mnist_search.errors import MnistSearchError, UsageError
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
@@ -123,7 +123,7 @@ def test_version_option_prints_the_version_of_the_package(cli):
         (["run", "--budget", "8000", "--jobs", "some"], 2, "--jobs takes a number"),
         (["run", "--budget", "8000", "--timeout", "soon"], 2, "--timeout takes a duration"),
         (["run", "--budget", "8000", "--trial-timeout", "0s"], 2, "--trial-timeout takes a duration above"),
-        (["run", "--budget", "8000", "--target", "99.5"], 2, "--target"),
+        (["run", "--budget", "8000", "--target-accuracy", "99.5"], 2, "--target-accuracy"),
         (["run", "--budget", "8000", "--patience", "0"], 2, "--patience"),
         (["run", "--budget", "8000", "--depth", "deep"], 2, "--depth takes LOW:HIGH"),
         (["run", "--budget", "8000", "--depth", "7:3"], 2, "depth takes bounds"),
@@ -202,7 +202,7 @@ def test_damaged_data_stops_a_run_before_the_store_is_created(cli, tmp_path):
     code, _, err = cli("run", "--budget", "8000", "--data-dir", tmp_path / "data")
 
     assert code == 69
-    assert "SHA-256 sum is wrong" in err
+    assert "SHA-256 checksum is wrong" in err
     assert not list(tmp_path.glob("*.db"))
 
 
@@ -253,7 +253,7 @@ def test_compare_shows_the_baselines_without_a_store(cli, tmp_path):
 
 
 @pytest.fixture
-def filled(tmp_path, study_config):
+def study_with_all_states(tmp_path, study_config):
     """A store with a study of a complete, a pruned, a failed and a waiting trial."""
     search_study = SearchStudy.open_or_create(
         Store.open_or_create(f"sqlite:///{tmp_path}/mnist-search.db"), "budget-1500", study_config, 5
@@ -281,7 +281,7 @@ def filled(tmp_path, study_config):
     return search_study
 
 
-@pytest.mark.usefixtures("filled")
+@pytest.mark.usefixtures("study_with_all_states")
 def test_status_prints_one_document(cli):
     code, out, _ = cli("status", "--format", "json")
 
@@ -292,7 +292,7 @@ def test_status_prints_one_document(cli):
     assert document["best"]["number"] == 0
 
 
-@pytest.mark.usefixtures("filled")
+@pytest.mark.usefixtures("study_with_all_states")
 def test_trials_print_state_score_and_reason(cli):
     _, out, _ = cli("trials", "budget-1500", "--format", "json")
 
@@ -304,7 +304,7 @@ def test_trials_print_state_score_and_reason(cli):
     assert {"number", "state", "num_params", "val_accuracy", "epochs", "run_id", "reason"} <= set(rows[0])
 
 
-@pytest.mark.usefixtures("filled")
+@pytest.mark.usefixtures("study_with_all_states")
 def test_csv_and_table_print_the_same_trials(cli):
     _, out, _ = cli("trials", "budget-1500", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -316,7 +316,7 @@ def test_csv_and_table_print_the_same_trials(cli):
     assert "\x1b" not in table
 
 
-@pytest.mark.usefixtures("filled")
+@pytest.mark.usefixtures("study_with_all_states")
 def test_best_explain_studies_and_compare_print_the_store(cli):
     assert json.loads(cli("best", "budget-1500", "-f", "json")[1])["val_accuracy"] == 0.92
     explanation = json.loads(cli("explain", "budget-1500", "0", "-f", "json")[1])
@@ -337,7 +337,7 @@ def test_best_explain_studies_and_compare_print_the_store(cli):
     assert (row["val_accuracy"], row["front"], row["budget"]) == (0.92, True, 1500)
 
 
-@pytest.mark.usefixtures("filled")
+@pytest.mark.usefixtures("study_with_all_states")
 def test_compare_writes_a_plot_that_loads_nothing_from_the_network(cli, tmp_path):
     code, out, _ = cli("compare", "--plot", tmp_path / "plot.html", "-f", "csv")
 
@@ -354,14 +354,14 @@ def test_compare_writes_a_plot_that_loads_nothing_from_the_network(cli, tmp_path
     assert "name another file with --plot" in err
 
 
-@pytest.mark.usefixtures("filled")
+@pytest.mark.usefixtures("study_with_all_states")
 def test_unknown_study_or_trial_is_not_found(cli):
     for arguments in (["status", "x"], ["trials", "x"], ["best", "x"], ["explain", "budget-1500", "99"]):
         code, _, err = cli(*arguments)
         assert (code, len(err.splitlines())) == (66, 1)
 
 
-def test_other_study_config_is_a_conflict(cli, filled, mnist_dir, tmp_path):
+def test_other_study_config_is_a_conflict(cli, study_with_all_states, mnist_dir, tmp_path):
     before = digest(tmp_path)
 
     code, _, err = cli("run", "--budget", "1500", "--epochs", "15", "--data-dir", mnist_dir)
@@ -370,17 +370,17 @@ def test_other_study_config_is_a_conflict(cli, filled, mnist_dir, tmp_path):
     assert "epochs is 2, not 15" in err
     assert "mnist-search resume budget-1500" in err
     assert digest(tmp_path) == before
-    assert len(filled.record().trials) == 4
+    assert len(study_with_all_states.record().trials) == 4
 
 
 def test_durations_and_bounds_are_parsed():
-    assert [seconds(text, "-") for text in ("90", "30m", "1h30m", "1.5h", "2d", None)] == [
+    assert [parse_duration(text, "-") for text in ("90", "30m", "1h30m", "1.5h", "2d", None)] == [
         90, 1800, 5400, 5400, 172_800, None,
     ]  # fmt: skip
-    assert bounds("4:30", "-") == (4, 30)
+    assert parse_bounds("4:30", "-") == (4, 30)
     for invalid in ("", "m", "3x", "-5s", "1h x"):
         with pytest.raises(UsageError):
-            seconds(invalid, "-")
+            parse_duration(invalid, "-")
 
 
 def test_storage_option_overrides_the_environment(cli, monkeypatch):

@@ -21,6 +21,6 @@ def test_compare_shows_reproductions_when_the_store_has_no_study(store, command,
 
     shown = {row["name"]: (row["kind"], row["test_accuracy_mean"], row["n_seeds"]) for row in rows}
     assert shown["seed-001"] == ("baseline", pytest.approx(0.991), 2)
-    assert shown["seed-001, our training"] == ("retrained", pytest.approx(0.991), 2)
+    assert shown["seed-001, default training"] == ("retrained", pytest.approx(0.991), 2)
     assert shown["seed-002"] == ("baseline", None, None)
-    assert "seed-002, our training" not in shown
+    assert "seed-002, default training" not in shown

@@ -48,7 +48,7 @@ def test_finals_continue_after_kill_9_and_are_evaluated_once(command, mnist_dir,
     finals = command("finals", "budget-1500", "--format", "json")
 
     assert result.code == 0, result.err
-    assert result.err.count("on test") == 2
+    assert result.err.count("on the test set") == 2
     (row,) = json.loads(result.out)
     assert row["n_seeds"] == 3
     assert row["low"] < row["test_accuracy_mean"] < row["high"]

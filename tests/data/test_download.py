@@ -48,7 +48,7 @@ def test_download_keeps_no_file_of_a_source_with_wrong_content(tmp_path):
             (scratch / name).write_bytes(b"not MNIST")
         return scratch
 
-    with pytest.raises(Unavailable, match="SHA-256 sum is wrong"):
+    with pytest.raises(Unavailable, match="SHA-256 checksum is wrong"):
         download_mnist(tmp_path / "cache", wrong)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [".lock"]
 

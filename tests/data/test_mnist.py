@@ -68,5 +68,5 @@ def test_read_rejects_a_damaged_file(training_files, damage):
         {"truncate": content[:-1000], "empty": b"", "text": b"digits"}.get(damage, bytes(content))
     )
 
-    with pytest.raises(Unavailable, match=r"cannot read|SHA-256 sum is wrong"):
+    with pytest.raises(Unavailable, match=r"cannot read|SHA-256 checksum is wrong"):
         mnist.read_training(training_files)

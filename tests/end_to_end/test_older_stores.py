@@ -56,7 +56,7 @@ def test_run_without_trials_keeps_the_stored_number(command):
 
 
 @pytest.mark.usefixtures("large_store")
-def test_a_full_older_study_is_a_no_op_under_newer_defaults(command):
+def test_finished_older_study_is_a_no_op_under_newer_defaults(command):
     done = command("run", "--budget", "8000", "--trials", "20", "--no-mlflow")
 
     assert done.code == 0, done.err

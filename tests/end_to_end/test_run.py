@@ -59,7 +59,7 @@ def open_study(folder, study="budget-1500"):
 
 
 def wait_for(folder, condition, seconds=60):
-    """Read the store until a condition holds."""
+    """Read the store until a condition is met."""
     for _ in range(seconds * 10):
         time.sleep(0.1)
         if (folder / "mnist-search.db").exists():
@@ -69,7 +69,7 @@ def wait_for(folder, condition, seconds=60):
                 continue
             if condition(record):
                 return record
-    pytest.fail(f"the condition did not hold within {seconds} s")
+    pytest.fail(f"the condition was not met within {seconds} s")
 
 
 def runs_of(folder):
@@ -77,15 +77,15 @@ def runs_of(folder):
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    study_config = client.get_experiment_by_name("mnist-search")
-    runs = client.search_runs([study_config.experiment_id])
+    experiment = client.get_experiment_by_name("mnist-search")
+    runs = client.search_runs([experiment.experiment_id])
     trials = {int(r.data.tags["trial"]): r for r in runs if r.data.tags["role"] == "trial"}
     assert len(trials) == sum(r.data.tags["role"] == "trial" for r in runs), "two runs of one trial"
     (parent,) = (r for r in runs if r.data.tags["role"] == "study")
     return trials, parent, client
 
 
-def assert_sound(folder, trials):
+def assert_invariants(folder, trials):
     """Check the invariants of both stores."""
     record = open_study(folder).record()
     assert [t.number for t in record.trials] == list(range(trials))
@@ -113,7 +113,7 @@ def test_run_trains_n_trials_within_the_budget_and_keeps_models(command, tmp_pat
     assert "trials done     4" in done.out
     assert "\x1b" not in done.out + done.err
     assert re.search(r"trial +\d+ +complete +\d\d\.\d\d %", done.err)
-    record = assert_sound(tmp_path, trials=4)
+    record = assert_invariants(tmp_path, trials=4)
     runs, parent, client = runs_of(tmp_path)
     assert {r.data.tags["mlflow.parentRunId"] for r in runs.values()} == {parent.info.run_id}
     assert (parent.info.status, parent.data.tags["trials"]) == ("FINISHED", "4/4")
@@ -128,11 +128,11 @@ def test_run_trains_n_trials_within_the_budget_and_keeps_models(command, tmp_pat
 
     again = command(*SMALL, "--trials", "4", "--jobs", "2", "--keep-models", "2")
     assert again.code == 0
-    assert_sound(tmp_path, trials=4)
+    assert_invariants(tmp_path, trials=4)
 
     more = command("resume", "budget-1500", "--trials", "+1", "--device", "cpu")
     assert more.code == 0, more.err
-    assert_sound(tmp_path, trials=5)
+    assert_invariants(tmp_path, trials=5)
 
 
 def test_run_opens_no_test_file(command, tmp_path, mnist_dir):
@@ -176,7 +176,7 @@ def test_signal_stops_a_run_and_the_printed_command_continues_it(start, command,
     assert all(run.info.status != "RUNNING" for run in runs.values())
 
     assert command(*arguments).code == 0
-    assert_sound(tmp_path, trials=3)
+    assert_invariants(tmp_path, trials=3)
 
 
 def test_second_signal_kills_the_workers(start, tmp_path):
@@ -199,8 +199,8 @@ def weights_of(folder):
 def test_killed_study_has_bit_equal_weights(start, command, tmp_path):
     """One worker, killed with its process group at three random times."""
     arguments = [*SMALL, "--trials", "4", "--jobs", "1", "--seed", "7"]
-    (tmp_path / "straight").mkdir()
-    at = ["--storage", f"sqlite:///{tmp_path}/straight/mnist-search.db", "--no-mlflow"]
+    (tmp_path / "uninterrupted").mkdir()
+    at = ["--storage", f"sqlite:///{tmp_path}/uninterrupted/mnist-search.db", "--no-mlflow"]
     assert command(*arguments, *at).code == 0
     delays = random.Random(0)
     for done in (0, 1, 2):
@@ -213,11 +213,11 @@ def test_killed_study_has_bit_equal_weights(start, command, tmp_path):
     last = command(*arguments)
 
     assert last.code == 0, last.err
-    record = assert_sound(tmp_path, trials=4)
-    straight = open_study(tmp_path / "straight").record()
-    assert [t.params for t in record.trials] == [t.params for t in straight.trials]
-    assert [t.val_accuracy for t in record.trials] == [t.val_accuracy for t in straight.trials]
-    assert weights_of(tmp_path) == weights_of(tmp_path / "straight")
+    record = assert_invariants(tmp_path, trials=4)
+    uninterrupted = open_study(tmp_path / "uninterrupted").record()
+    assert [t.params for t in record.trials] == [t.params for t in uninterrupted.trials]
+    assert [t.val_accuracy for t in record.trials] == [t.val_accuracy for t in uninterrupted.trials]
+    assert weights_of(tmp_path) == weights_of(tmp_path / "uninterrupted")
 
 
 def test_killed_worker_is_replaced(start, tmp_path):
@@ -233,7 +233,7 @@ def test_killed_worker_is_replaced(start, tmp_path):
 
     assert process.returncode == 0, err
     assert "a worker crashed (exit code -9); starting another" in err
-    assert sum(t.crashes for t in assert_sound(tmp_path, trials=2).trials) == 1
+    assert sum(t.crashes for t in assert_invariants(tmp_path, trials=2).trials) == 1
 
 
 @pytest.mark.slow
@@ -353,7 +353,7 @@ def test_unavailable_tracker_stops_nothing_and_is_synced_later(command, tmp_path
     assert "training continues" in done.err
 
     assert command(*SMALL, "--trials", "1").code == 0
-    assert_sound(tmp_path, trials=1)
+    assert_invariants(tmp_path, trials=1)
 
 
 def test_run_shows_a_live_table_on_a_terminal(tmp_path):

@@ -1,4 +1,4 @@
-"""A final training on one split."""
+"""A final task on one split."""
 
 from __future__ import annotations
 

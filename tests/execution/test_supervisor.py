@@ -89,7 +89,7 @@ def test_supervise_raises_try_again_when_replacements_crash():
     assert raised.value.exit_code == 75
     assert reporter.texts == [
         *["a worker crashed (exit code 9); starting another"] * MAX_RESTARTS,
-        "a worker crashed (exit code 9); no other is started",
+        "a worker crashed (exit code 9); not restarting",
     ]
 
 

@@ -11,7 +11,7 @@ from fakes import ForbidTensorOps, RecordingTracker
 from optuna.trial import TrialState
 
 from experiments import StudyConfig
-from mnist_search.execution.trials import Interrupted, OutOfTime, TrialContext, run_search_trial
+from mnist_search.execution.trials import Interrupted, TrialContext, TrialTimeout, run_search_trial
 from mnist_search.search.pruners import pruner_for
 from mnist_search.search.samplers import sampler_for_trial
 from mnist_search.training.device import ComputeMode
@@ -124,7 +124,7 @@ def test_trial_is_pruned_with_its_epochs_when_it_exceeds_its_timeout(context):
 
     def checkpoint():
         if epochs:
-            raise OutOfTime("trial timeout of 1 s")
+            raise TrialTimeout("trial timeout of 1 s")
 
     result = run_search_trial(
         ask(context.config),

@@ -1,4 +1,4 @@
-"""Worker: errors in a row, stop conditions, another compute mode; in this process, on real MNIST."""
+"""Worker: consecutive errors, stop conditions, another compute mode; in this process, on real MNIST."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def test_worker_warns_once_when_earlier_trials_have_another_compute_mode(search_
     assert same.texts == []
     (text,) = other.texts
     assert text.startswith("trial 0 was trained on cpu")
-    assert text.endswith("choose the mode with --precision")
+    assert text.endswith("pass --precision to match")
     modes = [trial.device.rpartition(", ")[0][-4:] for trial in search_study.record().trials]
     assert modes == ["fp32", "fp32", "bf16", "bf16"]

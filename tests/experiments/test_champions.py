@@ -163,7 +163,7 @@ def link_package(name: str, site: Path) -> None:
             (site / top).symlink_to(str(package.locate_file(top)))
 
 
-def test_standalone_evaluation_imports_no_package_of_ours():
+def test_standalone_evaluation_imports_no_project_package():
     imports = re.findall(
         r"^\s*(?:import|from) (\w+)", (ROOT / "tests" / "standalone_eval.py").read_text(), re.MULTILINE
     )

@@ -147,7 +147,7 @@ def test_champion_is_selected_without_the_test_set(search_study, store):
     assert best.weights == b"trial 1, seed 0"
     assert (best.card["test_accuracy"], best.card["n_seeds"]) == (0.95, 2)
     assert best.card["test_accuracy_mean"] == pytest.approx(0.965)
-    assert "evaluated on the test set once" in markdown("n", best.card)
+    assert "evaluated on the test set after its last epoch" in markdown("n", best.card)
     final = final_evaluation(store, search_study.record())
     assert (final.trial.number, final.statistics.test_accuracy_mean) == (1, pytest.approx(0.965))
 

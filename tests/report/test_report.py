@@ -128,7 +128,7 @@ def test_leaderboard_is_written_into_a_file(search_study, store, command, tmp_pa
     assert written[4].startswith(
         "| budget-1500 | 1,001 | 99.340 % (98.79 to 99.89) | 3 | test, last of 2 epochs"
     )
-    assert "reported: 99.50 % on test at the best of 15 epochs" in written[5]
+    assert "reported: 99.50 % on the test set, best of 15 epochs" in written[5]
 
 
 def test_leaderboard_leaves_a_file_without_markers_unchanged(command, tmp_path):

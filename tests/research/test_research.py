@@ -132,9 +132,9 @@ def test_pruner_stops_a_replayed_training():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", compare_searches.arms(0))
+@pytest.mark.parametrize("name", compare_searches.searches(0))
 def test_compared_search_trains_only_networks_within_the_budget(name, small_split):
-    search = compare_searches.search(compare_searches.arms(0)[name], small_split, trials=2)
+    search = compare_searches.search(compare_searches.searches(0)[name], small_split, trials=2)
 
     assert len(search["curve"]) == 2
     assert search["num_params"] <= compare_searches.BUDGET

@@ -180,14 +180,14 @@ def test_repair_is_applied_after_max_draws():
 
 
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED))
-def test_unsupported_sampler_is_refused_with_the_reason(name):
+def test_unsupported_sampler_is_rejected_and_the_error_gives_the_reason(name):
     with pytest.raises(
         UsageError, match=f"sampler {name} cannot be used: .+; start a study with --sampler tpe"
     ):
         check_sampler(name)
 
 
-def test_unknown_sampler_or_pruner_is_refused_with_the_available_ones():
+def test_unknown_sampler_or_pruner_is_rejected_and_the_error_names_the_available_ones():
     with pytest.raises(UsageError, match="no sampler 'magic'; --sampler takes tpe, random, gp"):
         check_sampler("magic")
     with pytest.raises(UsageError, match="no pruner 'magic'; --pruner takes asha"):

@@ -132,8 +132,8 @@ def test_enqueue_copies_a_trial_of_another_study(store, command, tmp_path):
     again = command("enqueue", large.name, "--from", small.name, "--trial", "0", *storage)
 
     assert (first.code, again.code) == (0, 0), first.err
-    assert "is enqueued in budget-4000" in first.out
-    assert "is already a trial" in again.out
+    assert "enqueued in budget-4000:" in first.out
+    assert "budget-4000 already has a trial of" in again.out
     assert len(large.study.trials) == 1
 
 

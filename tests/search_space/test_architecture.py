@@ -120,7 +120,7 @@ def test_seed_determines_the_initial_weights():
         ((Conv(4, kernel_size=30), Flatten(), Linear(10)), "has no output for shape"),
     ],
 )
-def test_invalid_architecture_is_refused_with_the_layer(layers, message):
+def test_invalid_architecture_is_rejected_and_the_error_names_the_layer(layers, message):
     with pytest.raises(ValueError, match=message):
         Architecture(layers)
 

@@ -64,7 +64,7 @@ def test_every_point_decodes_to_a_config(seed):
 
     assert config.training.epochs == 15
     assert isinstance(config.training.optimizer, SGD | Adam)
-    assert len(SPACE.describe(draw_params(SPACE, seed))) <= 22  # an MLflow run adds three
+    assert len(SPACE.describe(draw_params(SPACE, seed))) <= 22  # an MLflow run adds two
 
 
 def test_out_of_range_bounds_are_refused():

@@ -1,4 +1,4 @@
-"""Final queue: no training is lost or trained twice."""
+"""Final queue: no task is lost or trained twice."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_finished_training_keeps_its_result_and_weights(queue):
 
     (training,) = queue.trainings()
     assert training.result.test_accuracy == 0.99
-    assert queue.weights_of(training) == WEIGHTS
+    assert queue.load_weights(training) == WEIGHTS
     assert queue.open == []
     assert queue.claim() is None
 
@@ -76,7 +76,7 @@ def test_worker_that_lost_its_lease_cannot_finish(queue, store):
     assert not queue.finish(stale, FinalResult(test_accuracy=0.1), b"stale")
     assert queue.finish(current, FinalResult(test_accuracy=0.9), b"current")
     assert queue.trainings()[0].result.test_accuracy == 0.9
-    assert queue.weights_of(queue.trainings()[0]) == b"current"
+    assert queue.load_weights(queue.trainings()[0]) == b"current"
 
 
 def exited_process():
@@ -108,7 +108,7 @@ def test_add_ignores_stored_tasks(queue):
 def test_add_raises_when_a_name_has_another_training(queue):
     queue.add(tasks("a"))
 
-    with pytest.raises(StudyConflict, match="with another training"):
+    with pytest.raises(StudyConflict, match="with another training configuration"):
         queue.add([replace(SMALL, name="a", training=TRAINING)])
 
 
@@ -119,7 +119,7 @@ def test_weights_of_raises_when_they_are_damaged(queue, store):
         connection.exec_driver_sql("UPDATE mnist_search_weights SET safetensors = x'00'")
 
     with pytest.raises(UnusableConfiguration, match="damaged"):
-        queue.weights_of(queue.trainings()[0])
+        queue.load_weights(queue.trainings()[0])
 
 
 def test_queues_are_separate(store):

@@ -1,4 +1,4 @@
-"""Trial queue: no trial is lost, trained twice or in excess."""
+"""Trial queue: no trial is lost, trained twice or beyond n_trials."""
 
 from __future__ import annotations
 

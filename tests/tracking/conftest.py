@@ -21,10 +21,10 @@ def warnings():
 @pytest.fixture
 def make_tracker(record, warnings):
     from mnist_search.tracking.mlflow_tracker import MlflowTracker
-    from mnist_search.tracking.setup import parent_of, prepare
+    from mnist_search.tracking.setup import parent_run, prepare
 
     def make(uri, **settings):
-        config = prepare(make_tracking_config(uri, "experiment"), parent_of(record), warnings.append)
+        config = prepare(make_tracking_config(uri, "experiment"), parent_run(record), warnings.append)
         return MlflowTracker(config, "s", warnings.append, **settings), config
 
     return make

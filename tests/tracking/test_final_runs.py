@@ -1,4 +1,4 @@
-"""MLflow runs of final trainings."""
+"""MLflow runs of final training."""
 
 from __future__ import annotations
 

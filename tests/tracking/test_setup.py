@@ -11,7 +11,7 @@ import pytest
 from support import MLFLOW_WARNINGS, ROOT, free_port
 
 from mnist_search.tracking.config import make_tracking_config
-from mnist_search.tracking.setup import ParentRun, parent_of, prepare
+from mnist_search.tracking.setup import ParentRun, parent_run, prepare
 
 pytestmark = MLFLOW_WARNINGS
 
@@ -48,7 +48,7 @@ def test_prepare_returns_none_when_the_server_is_unreachable(record, warnings, m
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = make_tracking_config(f"http://127.0.0.1:{free_port()}", "experiment")
 
-    assert prepare(config, parent_of(record), warnings.append) is None
+    assert prepare(config, parent_run(record), warnings.append) is None
     assert len(warnings) == 1
 
 
