@@ -1,5 +1,15 @@
 """Exceptions of mnist-search and their exit codes.
 
+MnistSearchError             1   the work failed
+|-- UsageError               2   the request cannot be met: bad values, an impossible budget
+|-- NoFinishedTrials         3   a stop condition was met before any trial finished
+|-- StudyConflict           65   the study exists with another configuration
+|-- NotFound                66   no such store, study, trial or baseline
+|-- Unavailable             69   data or tracking server is unavailable
+|-- DiskError               74   a file or the store cannot be read or written
+|-- TryAgain                75   workers crashed or a lock is held; the same command continues
+`-- UnusableConfiguration   78   a store, device or setting is unusable on this machine
+
 Every message is one line: what is wrong, why, and the next command.
 """
 

@@ -121,10 +121,8 @@ class TrialQueue:
             if value is None and state == TrialState.PRUNED and stored.last_step is not None:
                 value = stored.intermediate_values[stored.last_step]  # as Study.tell does
             kept = self._kept_after(claim.trial_id, state)[:keep]
-            changes: list[sa.Executable] = [
-                leases.deletion(claim.trial_id),
-                weights.deletion_of_others(self._uid, kept),
-            ]
+            changes: list[sa.Delete | sa.Insert] = [leases.deletion(claim.trial_id)]
+            changes.append(weights.deletion_of_others(self._uid, kept))
             if safetensors is not None and claim.trial_id in kept:
                 changes += weights.replacement(claim.trial_id, self._uid, safetensors)
             self._set_state(claim.trial_id, state, None if value is None else [value], changes)

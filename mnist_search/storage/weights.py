@@ -20,9 +20,9 @@ def write(store: Store, trial_id: int, study_uid: str, safetensors: bytes | None
             connection.execute(change)
 
 
-def replacement(trial_id: int, study_uid: str, safetensors: bytes | None) -> list[sa.Executable]:
+def replacement(trial_id: int, study_uid: str, safetensors: bytes | None) -> list[sa.Delete | sa.Insert]:
     """The statements that store the weights of a trial in place of earlier ones."""
-    changes: list[sa.Executable] = [sa.delete(weights).where(weights.c.trial_id == trial_id)]
+    changes: list[sa.Delete | sa.Insert] = [sa.delete(weights).where(weights.c.trial_id == trial_id)]
     if safetensors is not None:
         row = {
             "trial_id": trial_id,
