@@ -64,7 +64,7 @@ def run(
         Literal["templates", "baselines", "none"],
         typer.Option(
             help="Trials to enqueue first: in a new study, known templates scaled to the budget, with the "
-            "default training; the hand-tuned baselines within the budget, unchanged; or none."
+            "default training; the hand-tuned baselines within the budget, projected to the space; or none."
         ),
     ] = "templates",
     train_images: Annotated[
@@ -171,7 +171,7 @@ def resume(
 
 def enqueue(
     study: opt.StudyArgument,
-    recipe: Annotated[str | None, typer.Option(help="Name of a baseline, such as seed-001.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Name of a baseline, such as seed-001.")] = None,
     source: Annotated[
         str | None, typer.Option("--from", help="Study of the stored trial.", show_default="STUDY")
     ] = None,
@@ -179,16 +179,18 @@ def enqueue(
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
     """Enqueue a baseline, or a trial of any study, as the next trial, projected to the search space."""
-    if (recipe is None) == (trial is None):
-        raise UsageError("enqueue takes either --recipe NAME or --trial NUMBER, optionally with --from STUDY")
+    if (baseline is None) == (trial is None):
+        raise UsageError(
+            "enqueue takes either --baseline NAME or --trial NUMBER, optionally with --from STUDY"
+        )
     from mnist_search.search import warm_start
     from mnist_search.search.study import SearchStudy
     from mnist_search.storage.database import Store
 
     store = Store.open(storage, write=True)
     search_study = SearchStudy.open(store, study)
-    if recipe is not None:
-        params = warm_start.baseline_params(recipe)
+    if baseline is not None:
+        params = warm_start.baseline_params(baseline)
     else:
         params = warm_start.trial_params(SearchStudy.open(store, source or study).record(), trial or 0)
     projected = warm_start.project_to_space(search_study.config, params)
@@ -255,14 +257,13 @@ def _print_dry_run(config: StudyConfig, name: str, n_trials: int) -> None:
     budget, space = config.parameter_budget, config.space
     feasible, near = budget.feasible_share()
     typer.echo(
-        f"study {name}: {n_trials} trials of {space.epochs} epochs, at most {budget.limit:,} parameters"
+        f"study {name}: {n_trials} trials of {space.epochs} epochs, at most {config.budget:,} parameters"
     )
     typer.echo(
-        f"networks of {space.smallest:,} to {space.largest:,} parameters, "
-        f"{space.num_architectures:.1e} architectures; {feasible:.0%} of random ones are within the budget, "
-        f"{near:.0%} within its last tenth"
+        f"networks of {space.smallest:,} to {space.largest:,} parameters, {space.num_architectures:.1e} "
+        f"architectures; {feasible:.0%} of random ones fit, {near:.0%} have over 90 % of the budget"
     )
-    typer.echo("first sampled proposals, after the enqueued trials:")
+    typer.echo("sampled proposals with --warm-start none:")
     for architecture in first_proposals(config, 3):
         typer.echo(f"  {architecture.num_params():6,}  {architecture}")
     typer.echo("nothing was written (--dry-run)")

@@ -27,7 +27,7 @@ class RunConfig:
         jobs: number of worker processes; None for the device's default.
         mlflow: where runs are logged; None for nowhere.
         keep_models: number of trained networks to keep.
-        warm_start: first trials of a new study.
+        warm_start: trials to enqueue first: templates in a new study, or baselines.
         smaller_study: study of a smaller budget whose best trials are enqueued first.
     """
 

@@ -74,4 +74,4 @@ class OutOfMemory(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerDone(Event):
-    """No trial is left for the worker."""
+    """The worker has ended without an error."""

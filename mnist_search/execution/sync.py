@@ -47,7 +47,7 @@ class TrackerSync:
         return record
 
     def sync_runs(self) -> None:
-        """Make runs agree with the finished trials, unless another process is already doing so."""
+        """Make runs agree with the finished trials, unless another process holds the lock."""
         with suppress(TryAgain), self._search_study.lock("mirror"):
             runs = self._tracker.tracked_runs()
             if runs is None:
@@ -76,7 +76,7 @@ class TrackerSync:
             self._search_study.queue.record_run(trial.trial_id, run.run_id)
 
     def sync_models(self) -> None:
-        """Log the networks whose weights the store keeps and delete others, unless another process is already doing so."""
+        """Log the networks whose weights the store keeps and delete others, unless another process holds the lock."""
         with suppress(TryAgain), self._search_study.lock("mirror"):
             record, kept = self._search_study.record(), self._search_study.queue.kept_weights()
             for trial in record.trials:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
+from torch import AcceleratorError, OutOfMemoryError
 
 from experiments import StudyConfig
 from mnist_search import __version__
@@ -118,14 +118,7 @@ def run_search_trial(trial: Trial, context: TrialContext) -> TrialResult:
         result.state, result.reason = TrialState.PRUNED, str(error)
     except Diverged as error:
         result.state, result.reason = TrialState.FAIL, f"diverged: {error}"
-    except (
-        Interrupted,
-        LostLease,
-        OSError,
-        StorageInternalError,
-        torch.AcceleratorError,
-        torch.OutOfMemoryError,
-    ):
+    except (Interrupted, LostLease, OSError, StorageInternalError, AcceleratorError, OutOfMemoryError):
         raise  # not the trial's fault: it keeps its slot
     except Exception as error:  # noqa: BLE001 - a bug fails its trial, not the study
         result.state, result.reason = TrialState.FAIL, f"error: {type(error).__name__}: {error}"

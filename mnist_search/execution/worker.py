@@ -107,7 +107,7 @@ class Worker:
         except LostLease as error:
             self._channel.send(Message(str(error)))
         except BaseException as error:
-            # Without the lease, another worker has the trial, or its end was stored with the error.
+            # Without a lease, another worker has the trial, or it was finished before the error.
             if self._release(claim) and not isinstance(error, Interrupted):
                 raise
         else:
@@ -181,6 +181,6 @@ class Worker:
         self._consecutive_errors = self._consecutive_errors + 1 if result.traceback else 0
         if self._consecutive_errors == MAX_CONSECUTIVE_ERRORS:
             raise MnistSearchError(
-                f"{MAX_CONSECUTIVE_ERRORS} consecutive trials failed, the last with {result.reason}; "
+                f"{MAX_CONSECUTIVE_ERRORS} consecutive trials failed (last: {result.reason}); "
                 f"see mnist-search trials {self._search_study.name} and mnist-search explain"
             )

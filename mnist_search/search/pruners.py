@@ -34,7 +34,7 @@ trials by bracket only if the study's pruner is a HyperbandPruner itself.
 
 
 def warmup(epochs: int) -> int:
-    """Epochs before a trial can be pruned, so that schedules with a slow start are not disadvantaged."""
+    """Epochs before a pruner other than Hyperband prunes a trial, so that schedules with a slow start are not disadvantaged."""
     return max(1, epochs // 3)
 
 

@@ -35,7 +35,7 @@ UNSUPPORTED = {
 }
 
 FULLY_RELATIVE = {"tpe"}
-"""Samplers that model every param; inferring that from 500 trials would double the time of a proposal."""
+"""Samplers that propose every param jointly; inferring that from 500 trials doubles the time of a proposal."""
 
 MAX_DRAWS = {"gp": 4}
 """Fewer draws for a sampler that takes about a second for a proposal."""

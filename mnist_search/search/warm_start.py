@@ -91,7 +91,7 @@ def baseline_params(name: str) -> Mapping[str, Any]:
     """
     params = {name: recipe.params for name, recipe in BASELINES.items() if recipe.params}
     if name not in params:
-        raise NotFound(f"no baseline {name!r} in the search space; --recipe takes {', '.join(params)}")
+        raise NotFound(f"no baseline {name!r} in the search space; --baseline takes {', '.join(params)}")
     return params[name]
 
 

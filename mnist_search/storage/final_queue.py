@@ -18,7 +18,7 @@ from mnist_search.errors import StudyConflict
 from mnist_search.records import FinalResult, FinalTask
 from mnist_search.storage import leases, weights
 from mnist_search.storage.database import Store
-from mnist_search.storage.queue import MAX_ATTEMPTS
+from mnist_search.storage.queue import MAX_CRASHES
 from mnist_search.storage.tables import trainings
 
 
@@ -101,7 +101,7 @@ class FinalQueue:
         return None
 
     def _may_start(self, training: FinalTraining) -> bool:
-        """Count the crash that left an expired lease; fail the task after MAX_ATTEMPTS."""
+        """Count the crash that left an expired lease; fail the task after MAX_CRASHES."""
         row = trainings.c.id == training.id
         if not leases.exists(self._store, -training.id):
             return True
@@ -109,7 +109,7 @@ class FinalQueue:
             connection.execute(sa.update(trainings).where(row).values(deaths=trainings.c.deaths + 1))
             crashes = connection.execute(sa.select(trainings.c.deaths).where(row)).scalar_one()
         leases.drop(self._store, -training.id)
-        if crashes < MAX_ATTEMPTS:
+        if crashes < MAX_CRASHES:
             return True
         self._write(training, FinalResult(failure=f"its worker crashed {crashes} times"))
         return False

@@ -1,6 +1,6 @@
 """The trials of one study as a queue: each is claimed by one worker at a time and finished once.
 
-Each trial takes one slot. When its worker stops or crashes, the trial is requeued under the same
+Each trial takes one slot, unless the budget rejects it. When its worker stops or crashes, the trial is requeued under the same
 number with the same params, so none is lost or duplicated. The study is full when every slot is
 taken, and done when every trial has finished.
 """
@@ -25,7 +25,7 @@ from mnist_search.storage.tables import tracked_runs
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
+MAX_CRASHES = 3
 """A trial whose worker crashed this often fails: the trial may be the cause."""
 
 
@@ -184,8 +184,8 @@ class TrialQueue:
                 continue
             crashes = trial.user_attrs.get("deaths", 0) + 1
             self._store.storage.set_trial_user_attr(id_of(trial), "deaths", crashes)
-            logger.info("the lease of trial %d expired, attempt %d", trial.number, crashes)
-            if crashes < MAX_ATTEMPTS:
+            logger.info("the lease of trial %d expired, crash %d", trial.number, crashes)
+            if crashes < MAX_CRASHES:
                 self._release(id_of(trial))
                 continue
             reason = f"its worker crashed {crashes} times"

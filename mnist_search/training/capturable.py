@@ -24,7 +24,7 @@ class Capturable(torch.optim.Optimizer):
         self._parameters: list[Tensor] = self._group["params"]
         device = self._parameters[0].device
         self._rate, self._momentum = torch.zeros((), device=device), torch.zeros((), device=device)
-        self._exp_avg = [torch.zeros_like(p) for p in self._parameters]
+        self._momentum_buffers = [torch.zeros_like(p) for p in self._parameters]
 
     def sync_hyperparameters(self) -> None:
         """Copy learning rate and momentum to the device without waiting for it."""
@@ -61,12 +61,12 @@ class CapturableSGD(Capturable):
     def _update(self, gradients: list[Tensor]) -> None:
         if decay := self._group["weight_decay"]:
             torch._foreach_add_(gradients, self._parameters, alpha=decay)
-        torch._foreach_mul_(self._exp_avg, self._momentum)
-        torch._foreach_add_(self._exp_avg, gradients)
+        torch._foreach_mul_(self._momentum_buffers, self._momentum)
+        torch._foreach_add_(self._momentum_buffers, gradients)
         if self._group["nesterov"]:
-            torch._foreach_add_(gradients, torch._foreach_mul(self._exp_avg, self._momentum))
+            torch._foreach_add_(gradients, torch._foreach_mul(self._momentum_buffers, self._momentum))
         else:
-            gradients = self._exp_avg
+            gradients = self._momentum_buffers
         torch._foreach_sub_(self._parameters, torch._foreach_mul(gradients, self._rate))
 
 
@@ -96,11 +96,11 @@ class CapturableAdam(Capturable):
             torch._foreach_add_(gradients, self._parameters, alpha=decay)
         torch._foreach_mul_(self._exp_avg_sq, beta2)
         torch._foreach_addcmul_(self._exp_avg_sq, gradients, gradients, 1 - beta2)
-        torch._foreach_mul_(self._exp_avg, self._momentum)
-        torch._foreach_add_(self._exp_avg, torch._foreach_mul(gradients, 1 - self._momentum))
+        torch._foreach_mul_(self._momentum_buffers, self._momentum)
+        torch._foreach_add_(self._momentum_buffers, torch._foreach_mul(gradients, 1 - self._momentum))
         denominators = torch._foreach_sqrt(self._exp_avg_sq)
         torch._foreach_div_(denominators, torch.sqrt(1 - beta2**self._steps))
         torch._foreach_add_(denominators, self._group["eps"])
-        updates = torch._foreach_div(self._exp_avg, denominators)
+        updates = torch._foreach_div(self._momentum_buffers, denominators)
         torch._foreach_mul_(updates, self._rate / (1 - self._momentum**self._steps))
         torch._foreach_sub_(self._parameters, updates)

@@ -85,7 +85,7 @@ def fit(
         loss, correct = (totals / steps).tolist()
         evaluation = evaluate(average.module if average else network, val) if val else None
         if evaluation:
-            _check(evaluation.loss, f"the validation after epoch {epoch}")
+            _check(evaluation.loss, f"validation after epoch {epoch}")
         rate.after_epoch(evaluation.accuracy if evaluation else correct / batch_size)
         if average and epoch == config.epochs:
             network.load_state_dict(average.module.state_dict())

@@ -7,13 +7,13 @@ import pty
 import random
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 
 import pytest
 from optuna.trial import TrialState
+from soundness import assert_sound, open_study, runs_of
 
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
@@ -54,10 +54,6 @@ def start(tmp_path):
         process.wait()
 
 
-def open_study(folder, study="budget-1500"):
-    return SearchStudy.open(Store.open(f"sqlite:///{folder}/mnist-search.db"), study)
-
-
 def wait_for(folder, condition, seconds=60):
     """Read the store until a condition is met."""
     for _ in range(seconds * 10):
@@ -72,38 +68,6 @@ def wait_for(folder, condition, seconds=60):
     pytest.fail(f"the condition was not met within {seconds} s")
 
 
-def runs_of(folder):
-    """Trial runs by number, the study's run, and a client."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("mnist-search")
-    runs = client.search_runs([experiment.experiment_id])
-    trials = {int(r.data.tags["trial"]): r for r in runs if r.data.tags["role"] == "trial"}
-    assert len(trials) == sum(r.data.tags["role"] == "trial" for r in runs), "two runs of one trial"
-    (parent,) = (r for r in runs if r.data.tags["role"] == "study")
-    return trials, parent, client
-
-
-def assert_invariants(folder, trials):
-    """Check the invariants of both stores."""
-    record = open_study(folder).record()
-    assert [t.number for t in record.trials] == list(range(trials))
-    assert all(t.is_finished for t in record.trials)
-    assert all(t.num_params <= record.config.budget for t in record.trials)
-    runs, _, _ = runs_of(folder)
-    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-    assert {n: r.info.status for n, r in runs.items()} == {t.number: status[t.state] for t in record.trials}
-    for trial in record.trials:
-        assert runs[trial.number].info.run_id == trial.run_id
-        if trial.state == "COMPLETE":
-            assert runs[trial.number].data.metrics["val_accuracy"] == trial.val_accuracy
-    for name in ("mnist-search.db", "mlflow.db"):
-        with sqlite3.connect(folder / name) as database:
-            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    return record
-
-
 def test_run_trains_n_trials_within_the_budget_and_keeps_models(command, tmp_path):
     import mlflow
 
@@ -113,7 +77,7 @@ def test_run_trains_n_trials_within_the_budget_and_keeps_models(command, tmp_pat
     assert "trials done     4" in done.out
     assert "\x1b" not in done.out + done.err
     assert re.search(r"trial +\d+ +complete +\d\d\.\d\d %", done.err)
-    record = assert_invariants(tmp_path, trials=4)
+    record = assert_sound(tmp_path, trials=4)
     runs, parent, client = runs_of(tmp_path)
     assert {r.data.tags["mlflow.parentRunId"] for r in runs.values()} == {parent.info.run_id}
     assert (parent.info.status, parent.data.tags["trials"]) == ("FINISHED", "4/4")
@@ -128,11 +92,11 @@ def test_run_trains_n_trials_within_the_budget_and_keeps_models(command, tmp_pat
 
     again = command(*SMALL, "--trials", "4", "--jobs", "2", "--keep-models", "2")
     assert again.code == 0
-    assert_invariants(tmp_path, trials=4)
+    assert_sound(tmp_path, trials=4)
 
     more = command("resume", "budget-1500", "--trials", "+1", "--device", "cpu")
     assert more.code == 0, more.err
-    assert_invariants(tmp_path, trials=5)
+    assert_sound(tmp_path, trials=5)
 
 
 def test_run_opens_no_test_file(command, tmp_path, mnist_dir):
@@ -176,7 +140,7 @@ def test_signal_stops_a_run_and_the_printed_command_continues_it(start, command,
     assert all(run.info.status != "RUNNING" for run in runs.values())
 
     assert command(*arguments).code == 0
-    assert_invariants(tmp_path, trials=3)
+    assert_sound(tmp_path, trials=3)
 
 
 def test_second_signal_kills_the_workers(start, tmp_path):
@@ -213,7 +177,7 @@ def test_killed_study_has_bit_equal_weights(start, command, tmp_path):
     last = command(*arguments)
 
     assert last.code == 0, last.err
-    record = assert_invariants(tmp_path, trials=4)
+    record = assert_sound(tmp_path, trials=4)
     uninterrupted = open_study(tmp_path / "uninterrupted").record()
     assert [t.params for t in record.trials] == [t.params for t in uninterrupted.trials]
     assert [t.val_accuracy for t in record.trials] == [t.val_accuracy for t in uninterrupted.trials]
@@ -233,7 +197,7 @@ def test_killed_worker_is_replaced(start, tmp_path):
 
     assert process.returncode == 0, err
     assert "a worker crashed (exit code -9); starting another" in err
-    assert sum(t.crashes for t in assert_invariants(tmp_path, trials=2).trials) == 1
+    assert sum(t.crashes for t in assert_sound(tmp_path, trials=2).trials) == 1
 
 
 @pytest.mark.slow
@@ -353,7 +317,7 @@ def test_unavailable_tracker_stops_nothing_and_is_synced_later(command, tmp_path
     assert "training continues" in done.err
 
     assert command(*SMALL, "--trials", "1").code == 0
-    assert_invariants(tmp_path, trials=1)
+    assert_sound(tmp_path, trials=1)
 
 
 def test_run_shows_a_live_table_on_a_terminal(tmp_path):

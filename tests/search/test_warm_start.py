@@ -140,10 +140,10 @@ def test_enqueue_copies_a_trial_of_another_study(store, command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "either --recipe NAME or --trial NUMBER"),
-        (("--recipe", "seed-003"), 66, "no baseline 'seed-003' in the search space"),
+        ((), 2, "either --baseline NAME or --trial NUMBER"),
+        (("--baseline", "seed-003"), 66, "no baseline 'seed-003' in the search space"),
         (("--trial", "5"), 66, "has no trial 5"),
-        (("--recipe", "seed-000"), 2, "over the budget of 8,000"),
+        (("--baseline", "seed-000"), 2, "over the budget of 8,000"),
     ],
 )
 def test_enqueue_refuses_invalid_arguments_in_one_line(store, command, tmp_path, arguments, code, message):

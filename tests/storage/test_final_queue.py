@@ -13,7 +13,7 @@ from experiments.defaults import TRAINING
 from mnist_search.errors import StudyConflict, UnusableConfiguration
 from mnist_search.records import FinalResult, FinalTask
 from mnist_search.storage import leases
-from mnist_search.storage.final_queue import MAX_ATTEMPTS, FinalQueue, queue_names
+from mnist_search.storage.final_queue import MAX_CRASHES, FinalQueue, queue_names
 from mnist_search.storage.tables import leases as leases_table
 from search_space.training_config import SGD, TrainingConfig
 
@@ -87,7 +87,7 @@ def exited_process():
 
 def test_training_fails_after_max_attempts(queue, store):
     queue.add(tasks("a", seeds=1))
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(MAX_CRASHES):
         claim = queue.claim()
         with store.engine.begin() as connection:
             crash = leases_table.update().where(leases_table.c.trial_id == -claim.training.id)

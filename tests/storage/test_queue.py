@@ -17,7 +17,7 @@ from mnist_search.errors import NotFound, StudyConflict, UnusableConfiguration
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage import leases as lease_rows
 from mnist_search.storage.database import Store
-from mnist_search.storage.queue import MAX_ATTEMPTS, LostLease
+from mnist_search.storage.queue import MAX_CRASHES, LostLease
 from mnist_search.storage.tables import leases, weights
 from search_space import SearchSpace
 
@@ -120,7 +120,7 @@ def test_lease_of_another_machine_expires_after_its_timeout(search_study, store)
 
 
 def test_trial_fails_after_max_attempts_and_takes_one_slot(search_study, store):
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(MAX_CRASHES):
         search_study.claim()
         with store.engine.begin() as connection:
             connection.execute(sa.update(leases).values(process_started=1.0))
