@@ -354,9 +354,10 @@ def test_run_shows_a_live_table_on_a_terminal(tmp_path):
     assert out.decode().startswith("study")
 
 
-def test_verbose_logs_the_queue_of_every_worker_to_stderr(command):
-    done = command("--verbose", *SMALL, "--trials", "1", "--no-mlflow", "--jobs", "1")
+def test_verbose_logs_the_queue_and_precision_is_recorded(command, tmp_path):
+    done = command("--verbose", *SMALL, "--trials", "1", "--no-mlflow", "--jobs", "1", "--precision", "fp32")
 
     assert done.code == 0, done.err
+    assert ", fp32, " in open_study(tmp_path).record().trials[0].device
     assert "mnist_search.storage.queue: claimed trial 0" in done.err
     assert "mnist_search.storage.queue: finished trial 0: COMPLETE" in done.err
