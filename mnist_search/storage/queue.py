@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mnist_search.records import STATES
 from mnist_search.storage import leases, studies, weights
@@ -84,6 +84,9 @@ class TrialQueue:
             return None
         if waiting:
             return self._start(waiting[0])
+        # Optuna repeats a failed insertion, so that a lost acknowledgement inserts a trial twice. As a
+        # waiting trial the second one takes the next slot; as a running one it would exceed them.
+        self._study.add_trial(create_trial(state=TrialState.WAITING))
         return self._study.ask()
 
     def _start(self, trial: FrozenTrial) -> Trial:

@@ -232,4 +232,4 @@ def test_champion_is_exported_verified_and_used(command, mnist_dir, tmp_path, di
     (tmp_path / "budget-1500.json").write_text(json.dumps(card | {"val_accuracy": 0.999}))
     wrong = command("verify", "budget-1500.pt2", *data)
     assert (wrong.code, wrong.err.count("\n")) == (1, 1)
-    assert "not the network that its card describes" in wrong.err
+    assert "not the network that its model card describes" in wrong.err
