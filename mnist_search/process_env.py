@@ -21,9 +21,10 @@ DEFAULTS = {
 
 
 def set_defaults() -> None:
-    """Set the variables that the user has not set, before MLflow is imported; child processes inherit them."""
+    """Set variables, most only if the user has not, before MLflow is imported; child processes inherit them."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    os.environ["MPLBACKEND"] = "agg"  # figures are files; a notebook's backend may be missing here
 
 
 VERBOSE = "MNIST_SEARCH_VERBOSE"

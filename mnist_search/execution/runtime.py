@@ -61,7 +61,8 @@ def run_worker(config: WorkerConfig | FinalWorkerConfig, connection: Connection)
     configure_logging()
     channel = Channel(connection)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, channel.request_stop)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, channel.request_stop)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         worker.run(config, channel)

@@ -221,7 +221,8 @@ def _signal_handlers(supervisor: Supervisor) -> Iterator[None]:
                 process.kill()
         supervisor.request_stop(Stop(signal.Signals(number).name, number))
 
-    previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    handled = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup
+    previous = {number: signal.signal(number, handle) for number in handled}
     try:
         yield
     finally:

@@ -362,3 +362,42 @@ def test_verbose_logs_the_queue_and_precision_is_recorded(command, tmp_path):
     assert ", fp32, " in open_study(tmp_path).record().trials[0].device
     assert "mnist_search.storage.queue: claimed trial 0" in done.err
     assert "mnist_search.storage.queue: finished trial 0: COMPLETE" in done.err
+
+
+def test_nohup_makes_a_run_ignore_sighup(tmp_path):
+    command = [
+        "nohup",
+        sys.executable,
+        "-m",
+        "mnist_search",
+        *SMALL,
+        "--trials",
+        "1",
+        "--jobs",
+        "1",
+        "--no-mlflow",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(tmp_path, lambda record: any(t.state == "RUNNING" for t in record.trials))
+
+    os.killpg(process.pid, signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0, err
+    assert [t.state for t in open_study(tmp_path).record().trials] == ["COMPLETE"]
+
+
+def test_backend_of_a_notebook_does_not_stop_a_run(command, tmp_path):
+    done = command(
+        *SMALL, "--trials", "1", "--jobs", "1", MPLBACKEND="module://matplotlib_inline.backend_inline"
+    )
+
+    assert done.code == 0, done.err
+    assert_sound(tmp_path, trials=1)
