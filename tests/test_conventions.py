@@ -27,6 +27,7 @@ SOURCES = [
 ]
 MAX_LINES = 350
 VAGUE_WORDS = ("Manager", "Handler", "Orchestrator", "Engine", "utils", "common", "helpers")
+# Calls that can execute code from a file; no source may contain one.
 UNSAFE = r"pickle\.load|weights_only=False|joblib|yaml\.load\(|(?<!safetensors\.)torch\.(load|save)\(|(?<![\w.])(eval|exec)\("
 
 

@@ -85,7 +85,7 @@ class TrialResult:
 
 def run_search_trial(trial: Trial, context: TrialContext) -> TrialResult:
     """Decode the params, count, check the budget, build, train and report; complete, prune or fail."""
-    config = context.config.space.suggest(trial)
+    config = context.config.space.suggest(trial)  # the values that the claim has set
     num_params = config.architecture.num_params()
     trial.set_user_attr("num_params", num_params)
     if trial.should_prune():  # before the first report only ParameterBudgetPruner prunes

@@ -17,7 +17,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from mnist_search.records import STATES
+from mnist_search.records import STATES, State
 from mnist_search.storage import leases, studies, weights
 from mnist_search.storage.database import Store
 from mnist_search.storage.studies import N_TRIALS_ATTR, UID_ATTR
@@ -123,20 +123,20 @@ class TrialQueue:
             stored = self._store.storage.get_trial(claim.trial_id)
             if value is None and state == TrialState.PRUNED and stored.last_step is not None:
                 value = stored.intermediate_values[stored.last_step]  # as Study.tell does
-            kept = self._kept_after(claim.trial_id, state)[:keep]
+            values = None if value is None else [value]
+            self._study.sampler.after_trial(self._study, stored, state, values)
+            kept = self._kept_after(claim.trial_id, STATES[state.name])[:keep]
             changes: list[sa.Delete | sa.Insert] = [leases.deletion(claim.trial_id)]
             changes.append(weights.deletion_of_others(self._uid, kept))
             if safetensors is not None and claim.trial_id in kept:
                 changes += weights.replacement(claim.trial_id, self._uid, safetensors)
-            self._set_state(claim.trial_id, state, None if value is None else [value], changes)
+            self._set_state(claim.trial_id, state, values, changes)
         logger.info("finished trial %d: %s", claim.trial.number, state.name)
 
-    def _kept_after(self, trial_id: int, state: TrialState) -> list[int]:
+    def _kept_after(self, trial_id: int, state: State) -> list[int]:
         """Ids of complete trials, best first, as they will be when a trial has ended in ``state``."""
         record = studies.study_record(self._store, self._study)
-        trials = [
-            replace(t, state=STATES[state.name]) if t.trial_id == trial_id else t for t in record.trials
-        ]
+        trials = [replace(t, state=state) if t.trial_id == trial_id else t for t in record.trials]
         return [trial.trial_id for trial in replace(record, trials=trials).ranked]
 
     def _set_state(

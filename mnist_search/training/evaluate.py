@@ -44,7 +44,7 @@ def evaluate(network: Callable[[Tensor], Tensor], digits: Digits, batch_size: in
         batch_size: images per call of the network.
     """
     if isinstance(network, nn.Module):
-        with suppress(NotImplementedError):  # an exported program has one mode only
+        with suppress(NotImplementedError):  # by an exported program: export stored its evaluation mode
             network.eval()
     logits = torch.cat([network(images.float() / 255) for images in digits.images.split(batch_size)])
     correct = (logits.argmax(1) == digits.labels).sum().item()

