@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from search_space import ParameterBudget, SearchSpace
 
-FORMAT = 1
-"""Incremented if older versions could misread a stored StudyConfig."""
+FORMAT = 2
+"""Incremented if older versions could misread a study; version 0.1 reads format 1."""
 
 
 class Difference(NamedTuple):

@@ -17,9 +17,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-IO_ERROR = "cannot access files or store ({}); free disk space or reconnect, then run the same command again"
-"""Message of a DiskError for an error of the file system or the database."""
-
 
 class MnistSearchError(Exception):
     """The work failed."""

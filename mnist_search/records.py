@@ -1,8 +1,7 @@
-"""Plain-value views of stored trials, studies and final training runs, for every package."""
+"""Plain-value views of stored trials, studies and finals, for every package."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -71,9 +70,13 @@ class TrialRecord:
         is_over_budget: whether it was rejected before training; such a trial takes no slot.
         rejected: number of over-budget proposals that were drawn before this one.
         crashes: number of attempts whose worker crashed.
+        attempt: identifies the last attempt; None in a store of version 0.1.
         run_id, model_id: of its MLflow run and logged model.
         device: device and compute mode.
+        version: of mnist-search.
         traceback: of the exception that failed it.
+        task: what a final trial trains; None for a trial of a search.
+        test_accuracy, test_loss: of a final trial after the last epoch.
     """
 
     number: int
@@ -84,16 +87,21 @@ class TrialRecord:
     val_accuracy: float | None
     val_loss: float | None
     curve: Sequence[EpochMetrics]
-    reason: str | None
-    is_over_budget: bool
-    rejected: int
-    crashes: int
-    run_id: str | None
-    model_id: str | None
-    started: datetime | None
-    completed: datetime | None
-    device: str | None
-    traceback: str | None
+    reason: str | None = None
+    is_over_budget: bool = False
+    rejected: int = 0
+    crashes: int = 0
+    attempt: str | None = None
+    run_id: str | None = None
+    model_id: str | None = None
+    started: datetime | None = None
+    completed: datetime | None = None
+    device: str | None = None
+    version: str | None = None
+    traceback: str | None = None
+    task: FinalTask | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -104,6 +112,21 @@ class TrialRecord:
     def epochs(self) -> int:
         """Number of trained epochs."""
         return len(self.curve)
+
+    @property
+    def best_epoch_accuracy(self) -> float | None:
+        """The highest test accuracy of any epoch of a final trial that evaluates every epoch.
+
+        Authors report it; it never selects.
+        """
+        accuracies = [epoch.val_accuracy for epoch in self.curve if epoch.val_accuracy is not None]
+        return max(accuracies, default=None) if self.task else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a final trial must still be trained: unfinished, or failed other than by divergence."""
+        failed = self.state == "FAIL" and not str(self.reason).startswith("diverged")
+        return failed or not self.is_finished
 
     @property
     def seconds(self) -> float | None:
@@ -174,12 +197,13 @@ class StudyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalTask:
-    """One final training run: on all 60,000 training images, evaluated on the test set.
+    """What one final trial trains: on all 60,000 training images, evaluated on the test set.
 
     Attributes:
         name: of the network, such as ``trial 33`` or ``seed-001``.
         seed: of weights, batches and augmentation.
         evaluate: on the test set once, after the last epoch, or after every epoch, as authors do.
+        round: 1, or more if finalists were trained again.
     """
 
     name: str
@@ -187,55 +211,65 @@ class FinalTask:
     architecture: Architecture
     training: TrainingConfig
     evaluate: Literal["once", "every epoch"] = "once"
+    round: int = 1
 
-    def to_json(self) -> str:
-        """One line of JSON without name and seed."""
-        return json.dumps(
-            {
-                "architecture": to_dict(self.architecture),
-                "training": to_dict(self.training),
-                "judged": self.evaluate,
-            }
-        )
+    @property
+    def key(self) -> tuple[int, str, int]:
+        """Unique in a study of finals."""
+        return self.round, self.name, self.seed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"architecture": to_dict(self.architecture), "training": to_dict(self.training)}
 
     @classmethod
-    def from_json(cls, name: str, seed: int, text: str) -> FinalTask:
-        """The inverse of ``to_json``."""
-        plain = json.loads(text)
-        return cls(
-            name=name,
-            seed=seed,
-            architecture=from_dict(plain["architecture"]),
-            training=from_dict(plain["training"]),
-            evaluate=plain["judged"],
-        )
+    def from_dict(cls, plain: Mapping[str, Any]) -> FinalTask:
+        """The inverse of ``to_dict``."""
+        parts = {name: from_dict(plain[name]) for name in ("architecture", "training")}
+        return cls(**{**plain, **parts})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinalResult:
-    """Result of a final training run. Accuracies are fractions, losses mean cross-entropies.
+class FinalsRecord:
+    """Final trials of one search study, or of the baselines.
 
     Attributes:
-        test_accuracy, test_loss: after the last epoch; None if training failed.
-        seconds: of training and evaluation.
-        device: device and compute mode.
-        version: of mnist-search.
-        curve: ``EpochMetrics`` as stored, with ``test_*`` for ``val_*`` if every epoch was evaluated.
-        failure: why there is no result.
+        uid: unique across stores.
+        trials: every trial, by number.
     """
 
-    test_accuracy: float | None = None
-    test_loss: float | None = None
-    seconds: float = 0.0
-    device: str = ""
-    version: str = ""
-    curve: Sequence[dict[str, Any]] = ()
-    failure: str | None = None
+    name: str
+    uid: str
+    trials: Sequence[TrialRecord]
 
     @property
-    def best_epoch_accuracy(self) -> float | None:
-        """The highest test accuracy of any epoch: reported by authors, never used to select."""
-        return max((epoch["test_accuracy"] for epoch in self.curve if "test_accuracy" in epoch), default=None)
+    def n_trials(self) -> int:
+        """Number of trials, without those that were replaced."""
+        return len(self.current)
+
+    @property
+    def done(self) -> list[TrialRecord]:
+        """Finished trials, without those that were replaced."""
+        return [trial for trial in self.current if trial.is_finished]
+
+    @property
+    def rounds(self) -> int:
+        """Number of the last round; 0 without trials."""
+        return max((trial.task.round for trial in self.trials if trial.task), default=0)
+
+    @property
+    def current(self) -> list[TrialRecord]:
+        """The last trial of every task."""
+        return list({trial.task.key: trial for trial in self.trials if trial.task}.values())
+
+    def of_round(self, number: int) -> list[TrialRecord]:
+        """The last trial of every task of a round."""
+        return [trial for trial in self.current if trial.task and trial.task.round == number]
+
+    def trial(self, number: int) -> TrialRecord | None:
+        """The trial with this number."""
+        return next((trial for trial in self.trials if trial.number == number), None)
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -18,23 +17,21 @@ from experiments import StudyConfig
 from mnist_search.bench import reference
 from mnist_search.bench.result import Result, result
 from mnist_search.data.dataset import Split
-from mnist_search.execution.sync import TrackerSync
 from mnist_search.execution.trials import TrialContext, run_search_trial
 from mnist_search.search.samplers import sampler_for_trial
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
-from mnist_search.tracking.base import Tracker
+from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import make_tracking_config
-from mnist_search.tracking.mlflow_tracker import MlflowTracker
 from mnist_search.tracking.runs import raise_log_levels
-from mnist_search.tracking.setup import parent_run, prepare
+from mnist_search.tracking.sync import StudySync
 from mnist_search.training.device import ComputeMode
 
 STORED_TRIALS = 500
 EPOCHS = 15
 
 LOGGED_TRIAL_IMAGES = 256
-"""Images of the trial whose calls of the tracker are timed."""
+"""Images of the trial whose sync is timed."""
 
 
 def budget_count(rounds: int) -> Result:
@@ -95,87 +92,39 @@ def create_mlflow_database(folder: Path) -> None:
 
 
 def logging_overhead(data_dir: Path, folder: Path, images_per_second: float) -> Iterator[Result]:
-    """Time of MLflow logging in a complete trial whose model is kept, and its share of the trial.
+    """CPU time of the sync process for a complete trial whose model is kept, and its share of the trial.
 
     The seconds are measured on a trial with all epochs and few images, since they do not depend
     on the number of images. The training time follows from ``images_per_second`` of one process.
     """
-    logging = _tracker_seconds(data_dir, folder)
+    logging = _sync_seconds(data_dir, folder)
     training = EPOCHS * 50_000 / images_per_second
     percent = 100 * logging / (logging + training)
     yield result("logging.seconds_per_trial", "s", [logging], f"run, {EPOCHS} epochs, figures, model")
     yield result("logging.overhead_percent", "%", [percent], f"of a trial that trains for {training:.0f} s")
 
 
-def _tracker_seconds(data_dir: Path, folder: Path) -> float:
+def _sync_seconds(data_dir: Path, folder: Path) -> float:
     split = reference.cached_split(data_dir, "cpu")
     data = Split(split.train[:LOGGED_TRIAL_IMAGES], split.val[:LOGGED_TRIAL_IMAGES])
     study_config = reference.study_config(EPOCHS, 50_000, 10_000)
     store = Store.open_or_create(f"sqlite:///{folder}/logging.db")
     search_study = SearchStudy.open_or_create(store, "logging", study_config, 1)
     search_study.study.enqueue_trial(reference.PARAMS)
-    timer = CallTimer(_mlflow_tracker(search_study, folder))
-    tracker = cast("Tracker", timer)
-    claim = search_study.claim()
+    config = make_tracking_config(f"sqlite:///{folder}/mlflow.db", "bench")
+    sync = StudySync(TrackedStudy(store, "logging"), config, data_dir, notify=lambda _text: None)
+    sync.sync()
+    queue, claim = search_study.queue, search_study.claim()
     assert claim is not None
-    trial_result = run_search_trial(
-        claim.trial,
-        TrialContext(
-            config=study_config, data=data, compute_mode=ComputeMode(), tracker=tracker,
-            checkpoint=lambda: None,
-            on_start=lambda _number, _count, run_id: search_study.queue.record_run(claim.trial_id, str(run_id)),
-            on_epoch=lambda _number, _epoch: None,
-        ),
-    )  # fmt: skip
-    search_study.queue.finish(
-        claim,
-        trial_result.state,
-        trial_result.value,
-        attributes=trial_result.attributes,
-        safetensors=trial_result.safetensors,
-        keep=1,
+    context = TrialContext(
+        compute_mode=ComputeMode(),
+        checkpoint=lambda: None,
+        on_start=lambda _num_params, _epochs: None,
+        report=lambda metrics: queue.report(claim, metrics),
     )
-    trial_result.run.end(trial_result.end)
-    TrackerSync(search_study, tracker, lambda: data.val).sync_models()
-    tracker.update_study(search_study.record())
-    return timer.seconds + cast("CallTimer", trial_result.run).seconds
-
-
-def _mlflow_tracker(search_study: SearchStudy, folder: Path) -> MlflowTracker:
-    tracking_config = prepare(
-        make_tracking_config(f"sqlite:///{folder}/mlflow.db", "bench"),
-        parent_run(search_study.record()),
-        _ignore,
-    )
-    assert tracking_config is not None  # a local file is always reachable
-    return MlflowTracker(tracking_config, "logging", _ignore)
-
-
-class CallTimer:
-    """Proxy of a tracker that adds up the seconds of its calls; ``start_trial`` returns a timed run."""
-
-    def __init__(self, wrapped: object) -> None:
-        self._wrapped = wrapped
-        self.seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._wrapped, name)
-        if not callable(attribute):
-            return attribute
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                value = attribute(*args, **kwargs)
-            finally:
-                self.seconds += time.perf_counter() - started
-            return CallTimer(value) if name == "start_trial" else value
-
-        return call
-
-
-def _ignore(_: str) -> None:
-    """Discard the tracker's warnings."""
+    trial = run_search_trial(claim.trial, study_config, data, context)
+    queue.finish(claim, trial.state, trial.values, safetensors=trial.safetensors, keep=1)
+    return _seconds(sync.sync)
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mnist_search.cli import options as opt
 from mnist_search.cli.output import print_rows
 from mnist_search.cli.show import load_studies
-from mnist_search.errors import NotFound
-from mnist_search.execution.events import Event, Message
-from mnist_search.execution.supervisor import ProgressReporter, Stop
+from mnist_search.errors import MnistSearchError, NotFound
+
+if TYPE_CHECKING:
+    from mnist_search.evaluation.run_finals import FinalsResult
 
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=100, help="Number of seeds per network.")]
 
@@ -25,15 +27,6 @@ REPRODUCTION_COLUMNS = (
     "name", "parameters", "reported_test_accuracy", "epochs", "n_seeds", "best_epoch", "test_accuracy_mean",
     "test_accuracy_sd", "low", "high", "worst", "seconds",
 )  # fmt: skip
-
-
-class MessageReporter(ProgressReporter):
-    """Prints the workers' messages on stderr."""
-
-    def handle(self, event: Event) -> None:
-        """Print a message; other events are ignored."""
-        if isinstance(event, Message):
-            typer.echo(event.text, err=True)
 
 
 def finalize(
@@ -59,15 +52,17 @@ def finalize(
     interrupted finals.
     """
     from mnist_search.evaluation import run_finals
+    from mnist_search.execution.progress import make_reporter
 
     config = run_finals.FinalsConfig(
         storage=storage, data_dir=data_dir, jobs=opt.parse_jobs(jobs), device=device, precision=precision,
         mlflow=opt.tracking_config(mlflow, tracking_uri, mlflow_experiment), timeout=opt.parse_duration(timeout, "--timeout"),
     )  # fmt: skip
-    rows, stop = run_finals.finalize(
-        config, study, top=top, seeds=seeds, again=again, reporter=MessageReporter()
-    )
-    _print(rows, stop, output_format, FINAL_COLUMNS)
+    result = run_finals.finalize(
+        config, study, top=top, seeds=seeds, again=again, make_reporter=make_reporter,
+        notify=partial(typer.echo, err=True),
+    )  # fmt: skip
+    _print(result, output_format, FINAL_COLUMNS)
 
 
 def finals(
@@ -106,23 +101,28 @@ def reproduce(
     over several seeds.
     """
     from mnist_search.evaluation import run_finals
+    from mnist_search.execution.progress import make_reporter
 
     config = run_finals.FinalsConfig(
         storage=storage, data_dir=data_dir, jobs=opt.parse_jobs(jobs), device=device, precision=precision,
         mlflow=opt.tracking_config(mlflow, tracking_uri, mlflow_experiment), timeout=opt.parse_duration(timeout, "--timeout"),
     )  # fmt: skip
-    rows, stop = run_finals.reproduce(config, name, seeds=seeds, reporter=MessageReporter())
-    _print(rows, stop, output_format, REPRODUCTION_COLUMNS)
+    result = run_finals.reproduce(config, name, seeds=seeds, make_reporter=make_reporter)
+    _print(result, output_format, REPRODUCTION_COLUMNS)
 
 
-def _print(
-    rows: list[dict[str, Any]], stop: Stop | None, output_format: opt.Format, columns: tuple[str, ...]
-) -> None:
-    """Print rows and, after a stop, how to continue; exit with the signal's code."""
-    print_rows(rows, output_format, columns)
-    if stop is None:
-        return
+def _print(result: FinalsResult, output_format: opt.Format, columns: tuple[str, ...]) -> None:
+    """Print rows and, after a stop, how to continue; exit with the signal's code, or fail with failed trials."""
+    print_rows(result.rows, output_format, columns)
     command = shlex.join(["mnist-search", *sys.argv[1:]])
-    typer.echo(f"stopped: {stop.reason}; continue with: {command}", err=True)
-    if stop.signal:
-        raise typer.Exit(128 + stop.signal)
+    if result.stop is not None:
+        typer.echo(f"stopped: {result.stop.reason}; continue with: {command}", err=True)
+        if result.stop.signal:
+            raise typer.Exit(128 + result.stop.signal)
+    if result.failed:
+        first = result.failed[0]
+        name = f"{first.task.name}, seed {first.task.seed}" if first.task else ""
+        raise MnistSearchError(
+            f"{len(result.failed)} final trials failed (first: {name}: {first.reason}); "
+            f"train them again with: {command}"
+        )

@@ -10,8 +10,8 @@ from mnist_search.evaluation.finals import finalist_name, finals_of
 from mnist_search.evaluation.statistics import SeedStatistics, seed_statistics
 from mnist_search.records import StudyRecord, TrialRecord
 from mnist_search.search.study import SearchStudy
+from mnist_search.storage import weights as stored_weights
 from mnist_search.storage.database import Store
-from mnist_search.storage.final_queue import FinalQueue, FinalTraining
 from search_space import TrialConfig
 from search_space.serialization import to_dict
 
@@ -47,7 +47,7 @@ def champion(store: Store, study: str, trial: int | None = None) -> Champion:
             "promised_val_accuracy": final.trial.val_accuracy,
             "trained_on": 60_000,
         }
-        return _champion(record, final.trial, final.queue.load_weights(final.training), results)
+        return _champion(record, final.trial, final.weights(store), results)
     selected = record.best if trial is None else record.trial(trial)
     if selected is None:
         raise NotFound(f"study {study!r} has no such trial; see mnist-search trials {study}")
@@ -68,51 +68,54 @@ class FinalEvaluation:
     """Final evaluation of a study's champion.
 
     Attributes:
-        training: that of the first successful seed.
+        trial: of the search.
+        final: the complete final trial with the first seed.
         statistics: over all seeds.
     """
 
     trial: TrialRecord
-    queue: FinalQueue
-    training: FinalTraining
+    final: TrialRecord
     statistics: SeedStatistics
+
+    def weights(self, store: Store) -> bytes:
+        """The weights of the final trial as safetensors.
+
+        Raises:
+            UnusableConfiguration: they are missing or damaged.
+        """
+        task = self.final.task
+        assert task is not None
+        return stored_weights.of_trial(store, self.final.trial_id, f"{task.name}, seed {task.seed}")
 
 
 def final_evaluation(store: Store, record: StudyRecord) -> FinalEvaluation | None:
-    """The best finalist by validation with a successful training, in the latest finished finals."""
-    finished = [queue for queue in finals_of(store, record) if not queue.open]
-    if not finished:
-        return None
-    queue = finished[-1]
-    first_training = {t.task.name: t for t in reversed(queue.trainings()) if _is_successful(t)}
-    statistics = {row.name: row for row in seed_statistics(queue)}
+    """The best finalist by validation with a complete final trial, in the last finished round of finals."""
+    finals = finals_of(store, record)
+    rounds = [finals.of_round(number) for number in range(finals.rounds, 0, -1)] if finals else []
+    trials = next((each for each in rounds if not any(trial.is_open for trial in each)), [])
+    first = {t.task.name: t for t in reversed(trials) if t.task and t.test_accuracy is not None}
+    statistics = {row.name: row for row in seed_statistics(trials)}
     for trial in record.ranked:
         name = finalist_name(trial)
-        if name in first_training:
-            return FinalEvaluation(
-                trial=trial, queue=queue, training=first_training[name], statistics=statistics[name]
-            )
+        if name in first:
+            return FinalEvaluation(trial=trial, final=first[name], statistics=statistics[name])
     return None
 
 
-def _is_successful(training: FinalTraining) -> bool:
-    return training.result is not None and training.result.failure is None
-
-
-def _test_results(final: FinalEvaluation) -> dict[str, Any]:
-    result, statistics = final.training.result, final.statistics
-    assert result is not None
+def _test_results(evaluation: FinalEvaluation) -> dict[str, Any]:
+    final, statistics = evaluation.final, evaluation.statistics
+    assert final.task is not None
     return {
-        "test_accuracy": result.test_accuracy,
-        "seed": final.training.task.seed,
+        "test_accuracy": final.test_accuracy,
+        "seed": final.task.seed,
         "n_seeds": statistics.n_seeds,
         "test_accuracy_mean": statistics.test_accuracy_mean,
         "test_accuracy_sd": statistics.test_accuracy_sd,
         "test_accuracy_low": statistics.low,
         "test_accuracy_high": statistics.high,
         "test_accuracy_worst": statistics.worst,
-        "device": result.device,
-        "version": result.version,
+        "device": final.device,
+        "version": final.version,
     }
 
 

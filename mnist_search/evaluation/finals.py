@@ -1,4 +1,4 @@
-"""Final evaluations: finalists, reproductions of the baselines, and which finals may run."""
+"""Finals: finalists, reproductions of the baselines, and which finals may run."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from dataclasses import replace
 from experiments import BASELINES, Recipe
 from experiments.defaults import TRAINING
 from mnist_search.errors import NotFound, StudyConflict, UsageError
-from mnist_search.records import FinalTask, StudyRecord, TrialRecord
+from mnist_search.records import FinalsRecord, FinalTask, StudyRecord, TrialRecord
+from mnist_search.storage import finals
 from mnist_search.storage.database import Store
-from mnist_search.storage.final_queue import FinalQueue, queue_names
-
-REPRODUCTION = "reproduction"
-"""Name of the queue of the reproductions."""
+from mnist_search.storage.older_stores import OLD_REPRODUCTIONS
 
 RETRAINED_SUFFIX = ", our training"
 """Stored suffix of the name of a baseline's network with the default training configuration."""
 
 
 def finalists(record: StudyRecord, top: int, seeds: int) -> list[FinalTask]:
-    """Training runs of the ``top`` best trials, ordered by seed, then by rank.
+    """Final trials of the ``top`` best trials, ordered by seed, then by rank.
 
     Trials rank by validation accuracy, then by validation loss, then by number.
 
@@ -41,12 +39,12 @@ def finalists(record: StudyRecord, top: int, seeds: int) -> list[FinalTask]:
 
 
 def finalist_name(trial: TrialRecord) -> str:
-    """The name of a trial's final training runs."""
+    """The name of a trial's finals."""
     return f"trial {trial.number}"
 
 
 def reproductions(names: Sequence[str], seeds: int) -> list[FinalTask]:
-    """Training runs of baselines with their authors' recipe and with the default training configuration.
+    """Final trials of baselines with their authors' recipe and with the default training configuration.
 
     Raises:
         NotFound: no baseline of that name.
@@ -73,47 +71,51 @@ def _author_and_default_recipes(recipe: Recipe, seed: int) -> list[FinalTask]:
     return [author, replace(author, name=recipe.name + RETRAINED_SUFFIX, training=TRAINING, evaluate="once")]
 
 
-def final_queue_for(
-    store: Store, record: StudyRecord, tasks: Sequence[FinalTask], *, again: bool, needs_runs: bool = False
-) -> FinalQueue:
-    """The queue of finals to run: unfinished finals of these finalists, or new ones.
+def select_round(
+    record: FinalsRecord | None, study: str, tasks: Sequence[FinalTask], *, again: bool
+) -> list[FinalTask]:
+    """The tasks in the round to train: the last one if it has the same tasks, or a new one.
 
     Args:
-        store: of the study.
-        record: the study.
-        tasks: training runs of the finals.
-        again: start new finals of finalists that were already evaluated.
-        needs_runs: finals without MLflow runs are unfinished, too.
+        record: the finals; None without any.
+        study: name of the search study.
+        tasks: requested finals.
+        again: train finalists again that were already evaluated.
 
     Raises:
-        UsageError: these finalists were already evaluated on the test set.
+        UsageError: these finalists were already evaluated on the test set with other seeds.
         StudyConflict: finals of other finalists are unfinished.
     """
-    earlier = finals_of(store, record)
-    new = FinalQueue(store, f"final/{record.uid}/{len(earlier) + 1}")
-    if not earlier:
-        return new
-    last = earlier[-1]
-    stored = {(t.task.name, t.task.seed) for t in last.trainings()}
+    number = record.rounds if record else 0
+    last = record.of_round(number) if record else []
+    is_open = any(trial.is_open for trial in last)
     requests = {(task.name, task.seed) for task in tasks}
-    lacks_runs = needs_runs and any(t.run_id is None for t in last.trainings())
-    if requests == stored and (last.open or (lacks_runs and not again)):
-        return last  # with --again, too: the same command continues the finals that it started
-    if again:
-        return new
-    if last.open:
+    stored = {(trial.task.name, trial.task.seed) for trial in last if trial.task}
+    if requests == stored and (is_open or not again):
+        return _in_round(tasks, number)
+    if is_open and not again:
         raise StudyConflict(
-            f"finals of {record.name!r} with other finalists or seeds are unfinished; pass the same "
+            f"finals of {study!r} with other finalists or seeds are unfinished; pass the same "
             "--top and --seeds to continue them, or --again to start new ones"
         )
-    if {name for name, _ in requests} <= {name for name, _ in stored}:
+    if stored and not again and {name for name, _ in requests} <= {name for name, _ in stored}:
         raise UsageError(
-            f"finalists of {record.name!r} were already evaluated on the test set; repeating it would "
-            f"select on test data. See `mnist-search finals {record.name}`, or pass --again"
+            f"finalists of {study!r} were already evaluated on the test set; repeating it would "
+            f"select on test data. See `mnist-search finals {study}`, or pass --again"
         )
-    return new
+    return _in_round(tasks, number + 1)
 
 
-def finals_of(store: Store, record: StudyRecord) -> list[FinalQueue]:
-    """The queues of a study's finals, oldest first."""
-    return [FinalQueue(store, name) for name in queue_names(store, f"final/{record.uid}/")]
+def _in_round(tasks: Sequence[FinalTask], number: int) -> list[FinalTask]:
+    return [replace(task, round=number) for task in tasks]
+
+
+def finals_of(store: Store, record: StudyRecord) -> FinalsRecord | None:
+    """The finals of a search study; None without any."""
+    return finals.load(store, finals.name_of_finals(record.name), record.uid)
+
+
+def baseline_finals(store: Store) -> list[TrialRecord]:
+    """The final trials of the baselines."""
+    record = finals.load(store, finals.BASELINE_FINALS, OLD_REPRODUCTIONS)
+    return record.current if record else []

@@ -8,17 +8,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from mnist_search.data.dataset import load_test
 from mnist_search.data.mnist import resolve_data_dir
-from mnist_search.errors import MnistSearchError
+from mnist_search.errors import MnistSearchError, Unavailable
 from mnist_search.evaluation.champion import FinalEvaluation, final_evaluation
+from mnist_search.execution.process import child_environment
 from mnist_search.records import StudyRecord
 from mnist_search.storage.database import Store
+from mnist_search.storage.finals import name_of_finals
+from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.models import CHAMPION, Registry
 from mnist_search.tracking.run_info import final_payload
-from mnist_search.tracking.setup import parent_run, prepare
+from mnist_search.tracking.sync import StudySync
 
 VERIFY_TIMEOUT_SECONDS = 600
+
+LOCK_SECONDS = 60.0
+"""How long to wait for the sync process of another command."""
 
 
 def register_champion(
@@ -30,45 +40,76 @@ def register_champion(
 ) -> None:
     """Register a study's champion as ``mnist-search-BUDGET`` and set its alias ``champion``.
 
-    Does nothing while finals are unfinished or MLflow lacks their runs.
+    Does what is left of an interrupted registration; nothing while finals are unfinished.
 
     Args:
         store: of the study.
         record: the study.
         tracking_config: where runs are logged.
         data_dir: the MNIST files; None for the cache.
-        notify: receives one message: the registered version, or that MLflow is unavailable.
+        notify: receives one message: the registered version.
 
     Raises:
+        Unavailable: MLflow is unavailable.
         MnistSearchError: the logged model is not the network that the finals evaluated.
     """
-    final = final_evaluation(store, record)
-    run_id = final.training.run_id if final else None
-    config = prepare(tracking_config, parent_run(record), notify) if final and run_id else None
-    if final is None or run_id is None or config is None:
+    evaluation = final_evaluation(store, record)
+    if evaluation is None:
         return
-    folder, registry = resolve_data_dir(data_dir).absolute(), Registry(config)
-    task, weights = final.training.task, final.queue.load_weights(final.training)
-    name = f"mnist-search-{record.config.budget}"
-    tags = {"study": record.name}
-    model_id = registry.log(name, run_id, lambda: final_payload(task, weights, folder), tags)
-    results = _verify(tracking_config.tracking_uri, f"models:/{model_id}", folder)
-    _check(final, results, f"models:/{model_id}")
-    version = registry.register(name, model_id, run_id)
-    tags |= {key: str(value) for key, value in results.items()}
-    registry.set_champion_alias(name, version, tags | {"n_seeds": str(final.statistics.n_seeds)})
-    notify(f"registered {name} version {version} as models:/{name}@{CHAMPION}")
+    study = TrackedStudy(store, name_of_finals(record.name))
+    folder = resolve_data_dir(data_dir).absolute()
+    try:
+        with study.lock(LOCK_SECONDS):
+            sync = StudySync(study, tracking_config, folder, notify)
+            _register(store, record, study, sync, evaluation, folder, notify)
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise Unavailable(
+            f"the finals are done, but the champion is not registered: MLflow is unavailable ({reason}); "
+            "run the same command again"
+        ) from error
+
+
+def _register(
+    store: Store,
+    record: StudyRecord,
+    study: TrackedStudy,
+    sync: StudySync,
+    evaluation: FinalEvaluation,
+    folder: Path,
+    notify: Callable[[str], None],
+) -> None:
+    sync.sync("FINISHED")
+    run_id = sync.run_of(evaluation.final)
+    registry = Registry(sync.tracking, f"mnist-search-{record.config.budget}")
+    version = registry.version_of(run_id)
+    if version is None or study.registered(sync.tracking_uri) != run_id:
+        task, weights = evaluation.final.task, evaluation.weights(store)
+        assert task is not None
+        tags = {"study": record.name}
+        model_id = registry.log(run_id, lambda: final_payload(task, weights, load_test(folder)), tags)
+        results = _verify(sync.tracking_uri, f"models:/{model_id}", folder)
+        _check(evaluation, results, f"models:/{model_id}")
+        tags |= {key: str(value) for key, value in results.items()}
+        tags["n_seeds"] = str(evaluation.statistics.n_seeds)
+        version = registry.register(model_id, run_id, tags)
+        registry.set_champion(version)
+        study.remember_registered(sync.tracking_uri, run_id)
+    elif registry.champion() is None:
+        registry.set_champion(version)
+    notify(f"registered {registry.name} version {version} as models:/{registry.name}@{CHAMPION}")
 
 
 def _verify(tracking_uri: str, model_uri: str, folder: Path) -> dict[str, float]:
     """Parameters and test accuracy of a logged model, from a new process."""
-    command = [sys.executable, "-m", "mnist_search.evaluation.verify_model"]
+    command = [sys.executable, "-P", "-m", "mnist_search.evaluation.verify_model"]
     process = subprocess.run(
         [*command, tracking_uri, model_uri, str(folder)],
         capture_output=True,
         text=True,
         timeout=VERIFY_TIMEOUT_SECONDS,
         check=False,
+        env=child_environment(),
     )
     if process.returncode:
         reason = (process.stderr.strip() or "no error message").splitlines()[-1]
@@ -76,12 +117,11 @@ def _verify(tracking_uri: str, model_uri: str, folder: Path) -> dict[str, float]
     return dict(json.loads(process.stdout.splitlines()[-1]))
 
 
-def _check(final: FinalEvaluation, results: dict[str, float], model_uri: str) -> None:
-    result, parameters = final.training.result, final.training.task.architecture.num_params()
-    assert result is not None
-    if results["parameters"] != parameters or results["test_accuracy"] != result.test_accuracy:
+def _check(evaluation: FinalEvaluation, results: dict[str, float], model_uri: str) -> None:
+    final = evaluation.final
+    if results["parameters"] != final.num_params or results["test_accuracy"] != final.test_accuracy:
         raise MnistSearchError(
             f"{model_uri} is not the network that the finals evaluated: {results['parameters']} parameters "
-            f"and test accuracy {results['test_accuracy']:.4f} in a new process, {parameters} and "
-            f"{result.test_accuracy:.4f} in the finals"
+            f"and test accuracy {results['test_accuracy']:.4f} in a new process, {final.num_params} and "
+            f"{final.test_accuracy or 0.0:.4f} in the finals"
         )

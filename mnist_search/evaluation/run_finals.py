@@ -1,26 +1,27 @@
-"""Run final evaluations: start the workers, log the runs, register the champion."""
+"""Run finals: start the workers and the sync process, register the champion."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
 from experiments import BASELINES
 from mnist_search.data import mnist
-from mnist_search.evaluation.finals import REPRODUCTION, final_queue_for, finalists, reproductions
+from mnist_search.evaluation.finals import finalists, finals_of, reproductions, select_round
 from mnist_search.evaluation.statistics import final_rows, seed_statistics
-from mnist_search.execution.config import FinalWorkerConfig
-from mnist_search.execution.events import Message
-from mnist_search.execution.run_study import device_and_jobs
-from mnist_search.execution.runtime import run_worker
-from mnist_search.execution.supervisor import ProgressReporter, Stop, supervise
-from mnist_search.records import FinalTask, StudyRecord
+from mnist_search.execution.config import SyncConfig, WorkerConfig
+from mnist_search.execution.run_study import ReporterFactory, device_and_jobs, train
+from mnist_search.execution.supervisor import Stop
+from mnist_search.records import FinalTask, TrialRecord
 from mnist_search.search.study import SearchStudy
-from mnist_search.storage.database import Store
-from mnist_search.storage.final_queue import FinalQueue
+from mnist_search.storage.database import Store, failure
+from mnist_search.storage.finals import BASELINE_FINALS, FinalsStudy, finals_uid, name_of_finals
+from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.tracking.config import TrackingConfig
 
 if TYPE_CHECKING:
@@ -48,86 +49,110 @@ class FinalsConfig:
     timeout: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FinalsResult:
+    """Result of a command.
+
+    Attributes:
+        rows: statistics of every network.
+        stop: why the workers were stopped early.
+        failed: trials that failed other than by divergence; the same command trains them again.
+    """
+
+    rows: Rows
+    stop: Stop | None
+    failed: Sequence[TrialRecord]
+
+
 def finalize(
-    config: FinalsConfig, study: str, *, top: int, seeds: int, again: bool, reporter: ProgressReporter
-) -> tuple[Rows, Stop | None]:
+    config: FinalsConfig,
+    study: str,
+    *,
+    top: int,
+    seeds: int,
+    again: bool,
+    make_reporter: ReporterFactory,
+    notify: Callable[[str], None],
+) -> FinalsResult:
     """Train and evaluate a study's finalists, and register the champion once all are finished.
 
-    Returns:
-        Statistics of every finalist, and why the workers were stopped early.
+    The same command does what is left of an interrupted one.
 
     Raises:
-        MnistSearchError: no finals can be run; the store is unchanged.
+        MnistSearchError: no finals can be run, or the champion cannot be registered.
     """
     store = Store.open(config.storage, write=True)
     record = SearchStudy.open(store, study).record()
     tasks = finalists(record, top, seeds)
-    queue = final_queue_for(store, record, tasks, again=again, needs_runs=config.mlflow is not None)
-    stop = _run(config, lambda: queue, tasks, record, reporter)[1]
-    if stop is None and config.mlflow is not None:
+    tasks = select_round(finals_of(store, record), study, tasks, again=again)
+
+    def open_finals() -> FinalsStudy:
+        return FinalsStudy.open_or_create(store, name_of_finals(study), finals_uid(record.uid))
+
+    stop, trials = _run(config, open_finals, tasks, make_reporter)
+    failed = [trial for trial in trials if trial.is_finished and trial.is_open]
+    if stop is None and not failed and config.mlflow is not None:
         from mnist_search.evaluation.registry import register_champion  # torch, MLflow
 
-        register_champion(store, record, config.mlflow, config.data_dir, _notify(reporter))
-    return final_rows(store, record) or [], stop
+        register_champion(store, record, config.mlflow, config.data_dir, notify)
+    return FinalsResult(final_rows(store, record) or [], stop, failed)
 
 
 def reproduce(
-    config: FinalsConfig, baseline: str, *, seeds: int, reporter: ProgressReporter
-) -> tuple[Rows, Stop | None]:
+    config: FinalsConfig, baseline: str, *, seeds: int, make_reporter: ReporterFactory
+) -> FinalsResult:
     """Train and evaluate a baseline, or ``all``, with its author's recipe and the default training.
-
-    Returns:
-        Statistics of every network, and why the workers were stopped early.
 
     Raises:
         MnistSearchError: no reproduction can be run; no store is created.
     """
     tasks = reproductions(list(BASELINES) if baseline == "all" else [baseline], seeds)
 
-    def open_queue() -> FinalQueue:
-        return FinalQueue(Store.open_or_create(config.storage), REPRODUCTION)
+    def open_finals() -> FinalsStudy:
+        return FinalsStudy.open_or_create(Store.open_or_create(config.storage), BASELINE_FINALS)
 
-    queue, stop = _run(config, open_queue, tasks, None, reporter)
+    stop, trials = _run(config, open_finals, tasks, make_reporter)
+    failed = [trial for trial in trials if trial.is_finished and trial.is_open]
     names = {task.name for task in tasks}
     reported = {recipe.name: recipe.reported.test_accuracy for recipe in BASELINES.values()}
     rows = [
         asdict(row) | {"reported_test_accuracy": reported.get(row.name)}
-        for row in seed_statistics(queue)
+        for row in seed_statistics(trials)
         if row.name in names
     ]
-    return rows, stop
+    return FinalsResult(rows, stop, failed)
 
 
 def _run(
     config: FinalsConfig,
-    open_queue: Callable[[], FinalQueue],
+    open_finals: Callable[[], FinalsStudy],
     tasks: Sequence[FinalTask],
-    record: StudyRecord | None,
-    reporter: ProgressReporter,
-) -> tuple[FinalQueue, Stop | None]:
-    """Run the open tasks of a queue, which is opened after device and data have been checked."""
+    make_reporter: ReporterFactory,
+) -> tuple[Stop | None, list[TrialRecord]]:
+    """Train the tasks that are not complete, in finals that are opened after device and data have been checked."""
     device, max_jobs = device_and_jobs(config.device, config.jobs)
     folder = mnist.resolve_data_dir(config.data_dir)
     mnist.verify(folder)
-    queue = open_queue()
-    queue.add(tasks)
-    jobs, stop = min(max_jobs, len(queue.open)), None
-    if jobs:
-        worker_config = FinalWorkerConfig(
+    try:
+        finals = open_finals()
+        finals.add(tasks)
+        jobs = min(max_jobs, sum(trial.is_open for trial in finals.record().current))
+        workers = WorkerConfig(
+            kind="finals",
             storage=config.storage,
-            queue=queue.name,
+            study=finals.name,
+            supervisor=ProcessIdentity.current(),
             data_dir=folder.absolute(),
             device=device,
             precision=config.precision,
         )
-        stop = supervise(partial(run_worker, worker_config), jobs, reporter, config.timeout)
-    if config.mlflow is not None:
-        from mnist_search.tracking.final_runs import log_finals  # MLflow
-
-        with Store.open(config.storage, write=True).lock("mirror"):
-            log_finals(config.mlflow, queue, record, _notify(reporter))
-    return queue, stop
-
-
-def _notify(reporter: ProgressReporter) -> Callable[[str], None]:
-    return lambda text: reporter.handle(Message(text))
+        sync = None
+        if config.mlflow is not None:
+            sync = SyncConfig(
+                storage=config.storage, study=finals.name, mlflow=config.mlflow, data_dir=folder.absolute()
+            )
+        stop = train(workers, sync, jobs, finals.queue, finals.record, make_reporter, config.timeout)
+    except (OSError, SQLAlchemyError, StorageInternalError) as error:
+        raise failure(error, config.storage) from error
+    keys = {task.key for task in tasks}
+    return stop, [trial for trial in finals.record().current if trial.task and trial.task.key in keys]

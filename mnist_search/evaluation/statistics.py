@@ -11,9 +11,8 @@ from typing import Any
 from scipy.special import stdtrit
 
 from mnist_search.evaluation.finals import finalist_name, finals_of
-from mnist_search.records import FinalResult, FinalTask, StudyRecord
+from mnist_search.records import StudyRecord, TrialRecord
 from mnist_search.storage.database import Store
-from mnist_search.storage.final_queue import FinalQueue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +20,13 @@ class SeedStatistics:
     """One network over its seeds. Accuracies are fractions on the 10,000 test images.
 
     Attributes:
-        n_seeds: successful training runs.
-        failed: failed training runs.
+        n_seeds: complete trials.
+        failed: failed trials.
         test_accuracy_mean, test_accuracy_sd, worst: of the accuracy after the last epoch.
         low, high: 95 % confidence interval of the mean; None for fewer than two seeds.
         best_epoch: mean over the seeds of the best epoch's accuracy; None without accuracies per epoch.
-        seconds: mean duration of a training run.
-        device: device and compute mode of the first training run.
+        seconds: mean duration of a trial.
+        device: device and compute mode of the first trial.
     """
 
     name: str
@@ -45,34 +44,37 @@ class SeedStatistics:
     device: str | None = None
 
 
-def seed_statistics(queue: FinalQueue) -> list[SeedStatistics]:
-    """Statistics of every network of a queue, in the order in which they were added."""
-    trainings: defaultdict[str, list[tuple[FinalTask, FinalResult]]] = defaultdict(list)
-    for training in queue.trainings():
-        if training.result is not None:
-            trainings[training.task.name].append((training.task, training.result))
-    return [_statistics(pairs[0][0], [result for _, result in pairs]) for pairs in trainings.values()]
+def seed_statistics(trials: Sequence[TrialRecord]) -> list[SeedStatistics]:
+    """Statistics of every network of some finals, in the order in which they were added."""
+    by_name: defaultdict[str, list[TrialRecord]] = defaultdict(list)
+    for trial in trials:
+        if trial.task and trial.is_finished:
+            by_name[trial.task.name].append(trial)
+    return [_statistics(name, each) for name, each in by_name.items()]
 
 
-def _statistics(task: FinalTask, results: Sequence[FinalResult]) -> SeedStatistics:
-    accuracies = [r.test_accuracy for r in results if r.test_accuracy is not None]
+def _statistics(name: str, trials: Sequence[TrialRecord]) -> SeedStatistics:
+    task = trials[0].task
+    assert task is not None
+    complete = [trial for trial in trials if trial.test_accuracy is not None]
+    accuracies = [trial.test_accuracy or 0.0 for trial in complete]
     statistics = SeedStatistics(
-        name=task.name,
+        name=name,
         parameters=task.architecture.num_params(),
         epochs=task.training.epochs,
         n_seeds=len(accuracies),
-        failed=len(results) - len(accuracies),
+        failed=len(trials) - len(accuracies),
     )
     if not accuracies:
         return statistics
-    best = [r.best_epoch_accuracy for r in results if r.best_epoch_accuracy is not None]
+    best = [trial.best_epoch_accuracy for trial in complete if trial.best_epoch_accuracy is not None]
     statistics = replace(
         statistics,
         test_accuracy_mean=mean(accuracies),
         worst=min(accuracies),
-        device=results[0].device,
+        device=trials[0].device,
         best_epoch=mean(best) if best else None,
-        seconds=mean(r.seconds for r in results if r.test_accuracy is not None),
+        seconds=mean(trial.seconds or 0.0 for trial in complete),
     )
     if len(accuracies) == 1:
         return statistics
@@ -89,8 +91,9 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def final_rows(store: Store, record: StudyRecord) -> list[dict[str, Any]] | None:
     """Statistics of a study's latest finals, with each trial's validation accuracy; None without finals."""
-    queues = finals_of(store, record)
-    if not queues:
+    finals = finals_of(store, record)
+    if finals is None:
         return None
     val_accuracy = {finalist_name(trial): trial.val_accuracy for trial in record.trials}
-    return [asdict(row) | {"val_accuracy": val_accuracy.get(row.name)} for row in seed_statistics(queues[-1])]
+    rows = seed_statistics(finals.of_round(finals.rounds))
+    return [asdict(row) | {"val_accuracy": val_accuracy.get(row.name)} for row in rows]

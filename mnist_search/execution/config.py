@@ -1,4 +1,4 @@
-"""Configuration of one command and of its worker processes."""
+"""Configuration of one command and of its processes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from experiments import StudyConfig
 from mnist_search.search.stopping import StopConditions
+from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.tracking.config import TrackingConfig
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
     from mnist_search.training.device import PrecisionChoice
 
 WarmStart: TypeAlias = Literal["none", "baselines", "templates"]
+StudyKind: TypeAlias = Literal["search", "finals"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,7 @@ class RunConfig:
         config: of the study; None to continue the stored one.
         n_trials: number of trained trials; None for the stored number.
         extra_trials: number of trained trials in addition to ``n_trials``.
+        sampler: a sampler in place of the one that ``config`` names.
         jobs: number of worker processes; None for the device's default.
         mlflow: where runs are logged; None for nowhere.
         keep_models: number of trained networks to keep.
@@ -36,6 +41,7 @@ class RunConfig:
     config: StudyConfig | None
     n_trials: int | None
     extra_trials: int = 0
+    sampler: BaseSampler | None = None
     jobs: int | None = None
     device: str = "auto"
     precision: PrecisionChoice = "auto"
@@ -49,29 +55,37 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """Arguments of a worker process that trains trials; pickled for the worker process.
+    """Arguments of a worker process, pickled.
 
     Attributes:
-        mlflow: where runs are logged; None for nowhere.
-        keep_models: number of trained networks that the study keeps.
+        study: name of the search study or of the finals.
+        supervisor: the process that starts the worker.
+        sampler: pickled, in place of the one of the study's configuration.
+        keep_models: number of trained networks that a search keeps.
     """
 
+    kind: StudyKind
     storage: str
     study: str
+    supervisor: ProcessIdentity
     data_dir: Path
     device: str
     precision: PrecisionChoice
-    mlflow: TrackingConfig | None
-    keep_models: int
+    sampler: bytes | None = None
+    keep_models: int = 0
     stop_conditions: StopConditions = field(default_factory=StopConditions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinalWorkerConfig:
-    """Arguments of a worker process that runs final training; pickled for the worker process."""
+class SyncConfig:
+    """Arguments of a sync process, pickled.
+
+    Attributes:
+        study: name of the search study or of the finals.
+        data_dir: the MNIST files, for the confusion matrix of a logged model; None for the cache.
+    """
 
     storage: str
-    queue: str
-    data_dir: Path
-    device: str
-    precision: PrecisionChoice
+    study: str
+    mlflow: TrackingConfig
+    data_dir: Path | None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mnist_search.errors import MnistSearchError
+
 
 class Event:
     """A message from a worker to its supervisor."""
@@ -17,6 +19,7 @@ class TrialStarted(Event):
 
     number: int
     num_params: int
+    epochs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class TrialEpoch(Event):
 
     number: int
     epoch: int
-    val_accuracy: float | None
+    accuracy: float | None
     samples_per_second: float | None
 
 
@@ -35,7 +38,6 @@ class TrialEnded(Event):
 
     number: int
     state: str
-    val_accuracy: float | None = None
     reason: str | None = None
 
 
@@ -58,18 +60,21 @@ class WorkerFailed(Event):
     """The worker stopped with an error that a replacement would raise as well.
 
     Attributes:
-        error: name of a class of ``mnist_search.errors``.
-        text: message of the exception.
+        traceback: of ``error``, as text.
     """
 
-    error: str
-    text: str
+    error: MnistSearchError
     traceback: str
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory(Event):
     """The device has too little memory for another trial; the worker released its trial and exits."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncProgress(Event):
+    """The sync process has written to MLflow."""
 
 
 @dataclass(frozen=True, slots=True)

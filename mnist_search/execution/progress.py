@@ -6,17 +6,20 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 import typer
+from optuna.exceptions import StorageInternalError
 from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.execution.events import Event, Message, TrialEnded, TrialEpoch, TrialStarted
 from mnist_search.execution.supervisor import ProgressReporter
-from mnist_search.records import StudyRecord, percent
+from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord, percent
 
 REFRESH_SECONDS = 15.0
 """Interval of reads of the store, which other machines may write."""
@@ -30,13 +33,14 @@ class PlainReporter(ProgressReporter):
         jobs: number of worker processes.
     """
 
-    def __init__(self, read_record: Callable[[], StudyRecord], jobs: int) -> None:
+    def __init__(self, read_record: Callable[[], StudyRecord | FinalsRecord], jobs: int) -> None:
         self._read_record, self._jobs = read_record, jobs
         self._running: dict[int, TrialStarted] = {}
         self._epochs: dict[int, TrialEpoch] = {}
         self._ended = 0
         self._started = time.monotonic()
-        self._read()
+        self._record = read_record()
+        self._read_at = time.monotonic()
 
     def __enter__(self) -> Self:
         done, n_trials = len(self._record.done), self._record.n_trials
@@ -47,7 +51,8 @@ class PlainReporter(ProgressReporter):
         """Plain lines need no cleanup."""
 
     def _read(self) -> None:
-        self._record = self._read_record()
+        with suppress(SQLAlchemyError, StorageInternalError):  # locked; the display shows what it has
+            self._record = self._read_record()
         self._read_at = time.monotonic()
 
     def handle(self, event: Event) -> None:
@@ -56,6 +61,8 @@ class PlainReporter(ProgressReporter):
             case TrialStarted(number):
                 self._running[number] = event
                 self._epochs.pop(number, None)  # of a crashed attempt
+                if isinstance(self._record, FinalsRecord) and self._record.trial(number) is None:
+                    self._read()
             case TrialEpoch(number):
                 self._epochs[number] = event
             case TrialEnded(number):
@@ -67,15 +74,19 @@ class PlainReporter(ProgressReporter):
             case Message(text):
                 self.print_line(text)
 
+    def _label(self, number: int) -> str:
+        trial = self._record.trial(number)
+        return f"{trial.task.name}, seed {trial.task.seed}" if trial and trial.task else f"trial {number:3}"
+
     def _trial_line(self, event: TrialEnded) -> str:
-        trial, best = self._record.trial(event.number), self._record.best
+        trial = self._record.trial(event.number)
         state = "released" if event.state == "WAITING" else event.state.lower()
-        words = [f"trial {event.number:3} {state:8}"]
+        words = [f"{self._label(event.number)} {state:8}"]
         if trial and trial.is_finished:
-            words += [f"{percent(trial.val_accuracy):>8}", f"{trial.num_params or 0:7,} parameters"]
+            words += [f"{percent(_accuracy(trial)):>8}", f"{trial.num_params or 0:7,} parameters"]
             words += [f"{trial.epochs:3} epochs", f"{trial.seconds or 0:5.0f} s"]
             words += [f"{len(self._record.done)}/{self._record.n_trials}"]
-        if best:
+        if isinstance(self._record, StudyRecord) and (best := self._record.best):
             words.append(f"best {percent(best.val_accuracy)} (trial {best.number})")
         if event.reason:
             words.append(event.reason)
@@ -101,7 +112,7 @@ class PlainReporter(ProgressReporter):
 class RichReporter(PlainReporter):
     """A live table of the running trials, below the printed lines."""
 
-    def __init__(self, read_record: Callable[[], StudyRecord], jobs: int) -> None:
+    def __init__(self, read_record: Callable[[], StudyRecord | FinalsRecord], jobs: int) -> None:
         super().__init__(read_record, jobs)
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -130,28 +141,39 @@ class RichReporter(PlainReporter):
         self._console.print(line, highlight=False, markup=False)
 
     def _draw(self) -> None:
-        budget, epochs = self._record.config.budget, self._record.config.space.epochs
+        record = self._record
+        is_search = isinstance(record, StudyRecord)
+        parameters = "parameters"
+        if isinstance(record, StudyRecord):
+            parameters += f" of {record.config.budget:,}"
         table = Table(box=box.SIMPLE_HEAD, title=self._title(), title_justify="left", title_style="bold")
-        for name in ("trial", f"parameters of {budget:,}", "epoch", "validation", "samples/s"):
+        for name in ("trial", parameters, "epoch", "validation" if is_search else "test", "samples/s"):
             table.add_column(name, justify="right")
         for number, trial in sorted(self._running.items()):
             last = self._epochs.get(number, TrialEpoch(number, 0, None, None))
             speed = f"{last.samples_per_second:,.0f}" if last.samples_per_second else "-"
-            accuracy = percent(last.val_accuracy)
-            table.add_row(str(number), f"{trial.num_params:,}", f"{last.epoch}/{epochs}", accuracy, speed)
+            label = str(number) if is_search else self._label(number)
+            epoch = f"{last.epoch}/{trial.epochs}"
+            table.add_row(label, f"{trial.num_params:,}", epoch, percent(last.accuracy), speed)
         self._live.update(table, refresh=True)
 
     def _title(self) -> str:
-        record, best, left = self._record, self._record.best, self.seconds_left()
-        words = [f"{record.name}: {len(record.done)}/{record.n_trials} trials", f"{record.rejected} rejected"]
-        if best:
-            words.append(f"best {percent(best.val_accuracy)} with {best.num_params:,} parameters")
+        record, left = self._record, self.seconds_left()
+        words = [f"{record.name}: {len(record.done)}/{record.n_trials} trials"]
+        if isinstance(record, StudyRecord):
+            words.append(f"{record.rejected} rejected")
+            if best := record.best:
+                words.append(f"best {percent(best.val_accuracy)} with {best.num_params:,} parameters")
         if left is not None:
             words.append(f"about {left / 60:.0f} min left")
         return ", ".join(words)
 
 
-def make_reporter(read_record: Callable[[], StudyRecord], jobs: int) -> PlainReporter:
+def _accuracy(trial: TrialRecord) -> float | None:
+    return trial.test_accuracy if trial.task else trial.val_accuracy
+
+
+def make_reporter(read_record: Callable[[], StudyRecord | FinalsRecord], jobs: int) -> PlainReporter:
     """The reporter for this stderr."""
     is_plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     return (PlainReporter if is_plain else RichReporter)(read_record, jobs)

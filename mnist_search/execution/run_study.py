@@ -1,40 +1,43 @@
-"""Run a study: validate, open store and tracker, supervise the workers, sync."""
+"""Run a study: validate, open the store, supervise the workers and the sync process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+import cloudpickle
 import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from experiments import StudyConfig
 from mnist_search.data import mnist
-from mnist_search.errors import IO_ERROR, DiskError, MnistSearchError, NotFound, UnusableConfiguration
-from mnist_search.execution.config import RunConfig, WorkerConfig
-from mnist_search.execution.events import Message
-from mnist_search.execution.runtime import run_worker
-from mnist_search.execution.supervisor import ProgressReporter, Stop, supervise
-from mnist_search.execution.sync import TrackerSync, make_tracker
-from mnist_search.records import StudyRecord
+from mnist_search.errors import MnistSearchError, NotFound, StudyConflict, TryAgain, UnusableConfiguration
+from mnist_search.execution.config import RunConfig, SyncConfig, WorkerConfig
+from mnist_search.execution.process import ModuleProcess
+from mnist_search.execution.supervisor import ProgressReporter, Stop, Supervisor
+from mnist_search.execution.sync_runner import SyncRunner
+from mnist_search.records import FinalsRecord, StudyRecord
 from mnist_search.search.pruners import check_pruner
-from mnist_search.search.samplers import check_sampler
+from mnist_search.search.samplers import check_sampler, class_path
 from mnist_search.search.study import SearchStudy
 from mnist_search.search.warm_start import enqueue_baselines, enqueue_best, enqueue_templates
-from mnist_search.storage.database import Store, sqlite_path
-from mnist_search.tracking.config import TrackingConfig, local_file
+from mnist_search.storage.database import Store, failure, retry, sqlite_path
+from mnist_search.storage.leases import ProcessIdentity
+from mnist_search.storage.queue import TrialQueue
+from mnist_search.tracking.config import local_file
 
-if TYPE_CHECKING:
-    from mnist_search.data.dataset import Digits
+WORKER, SYNC = "mnist_search.execution.worker", "mnist_search.execution.sync_process"
+"""Modules that the started processes run."""
 
-ReporterFactory: TypeAlias = Callable[
-    [Callable[[], StudyRecord], int], AbstractContextManager[ProgressReporter]
-]
+DISPLAY_SECONDS = 1.0
+"""How long the display of the progress waits for a locked store."""
+
+ReadRecord: TypeAlias = Callable[[], StudyRecord | FinalsRecord]
+ReporterFactory: TypeAlias = Callable[[ReadRecord, int], AbstractContextManager[ProgressReporter]]
 """Makes a reporter from a function that reads the study and the number of workers."""
 
 
@@ -61,59 +64,118 @@ def run_study(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResul
     try:
         return _run(run_config, make_reporter)
     except (OSError, SQLAlchemyError, StorageInternalError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DiskError(IO_ERROR.format(reason)) from error
+        raise failure(error, run_config.storage) from error
 
 
 def _run(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    run_config = _with_noted_sampler(run_config)
     _validate(run_config)
     is_done = _is_done(run_config)
     device, max_jobs = ("cpu", 0) if is_done else device_and_jobs(run_config.device, run_config.jobs)
-    data_dir = None if is_done else _training_data(run_config.data_dir)
+    data_dir = run_config.data_dir if is_done else training_data(run_config.data_dir)
     search_study = _open(run_config)
     record = search_study.record()
     jobs = max(0, min(max_jobs, record.n_trials - len(record.done)))
-    with make_reporter(search_study.record, jobs) as reporter:
+    workers = None
+    if jobs and data_dir is not None:
+        workers = WorkerConfig(
+            kind="search",
+            storage=run_config.storage,
+            study=run_config.study,
+            supervisor=ProcessIdentity.current(),
+            data_dir=data_dir,
+            device=device,
+            precision=run_config.precision,
+            sampler=cloudpickle.dumps(run_config.sampler) if run_config.sampler else None,
+            keep_models=run_config.keep_models,
+            stop_conditions=run_config.stop_conditions,
+        )
+    sync = None
+    if run_config.mlflow is not None:
+        sync = SyncConfig(
+            storage=run_config.storage, study=run_config.study, mlflow=run_config.mlflow, data_dir=data_dir
+        )
+    stop = train(
+        workers,
+        sync,
+        jobs,
+        search_study.queue,
+        SearchStudy.open(
+            Store.open(run_config.storage, busy_seconds=DISPLAY_SECONDS), run_config.study
+        ).record,
+        make_reporter,
+        run_config.stop_conditions.timeout,
+    )
+    final = search_study.record()
+    return RunResult(final, stop, len(final.done) - len(record.done))
 
-        def warn(text: str) -> None:
-            reporter.handle(Message(text))
 
-        with search_study.lock("mirror"):  # so that two machines create one parent run
-            mlflow = _prepare_mlflow(run_config.mlflow, record, warn)
-        tracker = make_tracker(mlflow, run_config.study, warn)
-        load_val = cache(partial(_validation_images, search_study.config, data_dir or run_config.data_dir))
-        sync = TrackerSync(search_study, tracker, load_val)
-        sync.sync()
-        stop = None
-        if data_dir is not None and jobs:
-            worker_config = WorkerConfig(
-                storage=run_config.storage,
-                study=run_config.study,
-                data_dir=data_dir,
-                device=device,
-                precision=run_config.precision,
-                mlflow=mlflow,
-                keep_models=run_config.keep_models,
-                stop_conditions=run_config.stop_conditions,
-            )
+def train(
+    workers: WorkerConfig | None,
+    sync: SyncConfig | None,
+    jobs: int,
+    queue: TrialQueue,
+    read_record: ReadRecord,
+    make_reporter: ReporterFactory,
+    timeout: float | None,
+) -> Stop | None:
+    """Run the processes of one command on a study of either kind.
+
+    Args:
+        workers: None if nothing is to train.
+        sync: None without MLflow.
+        jobs: number of workers.
+        queue: of the study.
+        read_record: reads the study.
+        make_reporter: makes the display.
+        timeout: seconds until the workers are stopped.
+
+    Returns:
+        Why the workers were stopped early.
+
+    Raises:
+        MnistSearchError: the error of a worker.
+        TryAgain: too many workers crashed, and trials are left.
+    """
+    with make_reporter(read_record, jobs) as reporter:
+        supervisor = Supervisor(
+            partial(ModuleProcess.start, WORKER, workers),
+            reporter,
+            SyncRunner(partial(ModuleProcess.start, SYNC, sync) if sync else None),
+        )
+        with supervisor.handling_signals():
             try:
-                stop = supervise(
-                    partial(run_worker, worker_config), jobs, reporter, run_config.stop_conditions.timeout
-                )
+                stop = supervisor.run_workers(jobs if workers else 0, timeout)
             except MnistSearchError:
-                tracker.update_study(search_study.record(), status="FAILED")
+                queue.release_expired(count_crashes=False)
+                supervisor.finish_sync("FAILED")
                 raise
-            finally:
-                search_study.queue.release_expired()
-        final = sync.sync(status="KILLED" if stop and stop.signal else "FINISHED")
-        return RunResult(final, stop, len(final.done) - len(record.done))
+            queue.release_expired(count_crashes=stop is None)
+            record = retry(read_record)
+            is_done = len(record.done) >= record.n_trials
+            has_crashed = jobs and not stop and not is_done
+            supervisor.finish_sync("KILLED" if has_crashed or (stop and stop.signal) else "FINISHED")
+    if has_crashed:
+        raise TryAgain(
+            f"workers crashed {supervisor.restarts} times; if the machine is short of memory, use fewer "
+            "with --jobs, then run the same command again"
+        )
+    return supervisor.stop
+
+
+def _with_noted_sampler(run_config: RunConfig) -> RunConfig:
+    """Note the class of a sampler object in the StudyConfig."""
+    if run_config.sampler is None or run_config.config is None:
+        return run_config
+    return replace(run_config, config=replace(run_config.config, sampler=class_path(run_config.sampler)))
 
 
 def _validate(run_config: RunConfig) -> None:
     """Check what needs neither heavy imports nor the store."""
     if run_config.config is not None:
-        check_sampler(run_config.config.sampler)
+        if run_config.sampler is None:
+            check_sampler(run_config.config.sampler)
         check_pruner(run_config.config.pruner)
     mlflow = run_config.mlflow
     if mlflow and mlflow.artifact_root and sqlite_path(run_config.storage) == local_file(mlflow.tracking_uri):
@@ -135,7 +197,13 @@ def _is_done(run_config: RunConfig) -> bool:
         if run_config.config is None:
             raise
         return False
-    check_sampler(search_study.config.sampler)  # an older version had others
+    if run_config.sampler is None:
+        check_sampler(search_study.config.sampler)  # an older version had others
+    elif search_study.config.sampler != class_path(run_config.sampler):
+        raise StudyConflict(
+            f"study {run_config.study!r} is searched with {search_study.config.sampler}, not with "
+            f"{class_path(run_config.sampler)}; create another study"
+        )
     if run_config.config is not None:
         search_study.check_same_config(run_config.config)
     record = search_study.record()
@@ -154,7 +222,12 @@ def device_and_jobs(name: str, jobs: int | None) -> tuple[str, int]:
     return device.type, jobs or default_jobs(device)
 
 
-def _training_data(data_dir: Path | None) -> Path:
+def training_data(data_dir: Path | None) -> Path:
+    """The folder of the training images, absolute.
+
+    Raises:
+        Unavailable: there are none.
+    """
     folder = mnist.resolve_data_dir(data_dir)
     mnist.verify(folder, mnist.TRAIN_FILES)
     return folder.absolute()
@@ -175,20 +248,3 @@ def _open(run_config: RunConfig) -> SearchStudy:
     if run_config.warm_start == "templates":
         enqueue_templates(search_study)
     return search_study
-
-
-def _prepare_mlflow(
-    config: TrackingConfig | None, record: StudyRecord, warn: Callable[[str], None]
-) -> TrackingConfig | None:
-    if config is None:
-        return None
-    from mnist_search.tracking.setup import parent_run, prepare  # imports MLflow
-
-    return prepare(config, parent_run(record), warn)
-
-
-def _validation_images(config: StudyConfig, data_dir: Path | None) -> Digits:
-    from mnist_search.data.dataset import load_split  # imports torch
-    from mnist_search.training.device import CPU
-
-    return load_split(_training_data(data_dir), *config.split, CPU).val

@@ -1,7 +1,8 @@
-"""Worker process entry point: threads, signal handlers, errors, lease renewal, channel to the supervisor."""
+"""The inside of a started process: channel to the supervisor, signals, errors, lease renewal."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import traceback
@@ -14,72 +15,85 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from mnist_search.errors import IO_ERROR, DiskError, MnistSearchError
-from mnist_search.execution.config import FinalWorkerConfig, WorkerConfig
-from mnist_search.execution.events import Event, OutOfMemory, WorkerDone, WorkerFailed
-from mnist_search.process_env import ExitWithoutTeardown, configure_logging
+from mnist_search.errors import MnistSearchError
+from mnist_search.execution.events import Event, Message, OutOfMemory, WorkerDone, WorkerFailed
+from mnist_search.execution.process import connect_to_parent, exit_without_teardown
+from mnist_search.process_env import configure_logging, set_defaults
+from mnist_search.storage.database import failure
 from mnist_search.storage.leases import RENEW_INTERVAL
 
 
-class Channel:
-    """Connection of a worker to its supervisor: sends events, receives the request to stop.
+class Channel(logging.Handler):
+    """Connection of a process to its supervisor: sends events and warnings, receives the request to stop.
 
     Attributes:
         terminated: whether a signal, rather than the supervisor, requested the stop.
+        request: the supervisor's last message.
     """
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__(logging.WARNING)
         self._connection = connection
+        self._send_lock = threading.Lock()
         self._stopping = False
         self.terminated = False
+        self.request: Any = None
 
     def send(self, event: Event) -> None:
         """Send an event; without effect if the supervisor has exited."""
-        with suppress(OSError):
+        with suppress(OSError), self._send_lock:
             self._connection.send(event)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a warning of this package as a message for the user."""
+        self.send(Message(record.getMessage()))
+
     def request_stop(self, *_: Any) -> None:
-        """Stop this worker; a signal handler."""
+        """Stop this process; a signal handler."""
         self._stopping = self.terminated = True
+
+    def poll(self, seconds: float) -> bool:
+        """Wait for a message of the supervisor, and whether one has arrived or the supervisor has exited."""
+        try:
+            if not self._stopping and self._connection.poll(seconds):
+                self.request = self._connection.recv()
+                self._stopping = True
+        except (EOFError, OSError):
+            self._stopping = True
+        return self._stopping
 
     @property
     def should_stop(self) -> bool:
-        """Whether the worker must stop: on request, or because the supervisor has exited."""
-        if not self._stopping:
-            try:
-                self._stopping = self._connection.poll()
-            except OSError:
-                self._stopping = True
-        return self._stopping
+        """Whether the process must stop: on request, or because the supervisor has exited."""
+        return self.poll(0)
 
 
-def run_worker(config: WorkerConfig | FinalWorkerConfig, connection: Connection) -> None:
-    """Run a worker to its end and report the outcome to the supervisor."""
-    exit_hook = ExitWithoutTeardown()  # before torch registers its hooks
-    from mnist_search.execution import worker  # imports torch, which the supervisor does not need
-
-    configure_logging()
+def run_process(run: Callable[[Any, Channel], None]) -> None:
+    """The main function of a started process: run it to its end and report the outcome to the supervisor."""
+    connection, config = connect_to_parent()
     channel = Channel(connection)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, channel.request_stop)
+    set_defaults()
+    configure_logging()
+    logging.getLogger("mnist_search").addHandler(channel)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        worker.run(config, channel)
+        run(config, channel)
     except MnistSearchError as error:
-        channel.send(WorkerFailed(type(error).__name__, str(error), traceback.format_exc()))
+        channel.send(WorkerFailed(error, traceback.format_exc()))
     except (OSError, SQLAlchemyError, StorageInternalError) as error:
-        text = IO_ERROR.format(error)
-        channel.send(WorkerFailed(DiskError.__name__, text, traceback.format_exc()))
+        channel.send(WorkerFailed(failure(error, config.storage), traceback.format_exc()))
     except MemoryError:
         channel.send(OutOfMemory())
     except Exception as error:  # noqa: BLE001 - a bug outside of trials: the supervisor reports it
         text = f"{type(error).__name__}: {error}"
-        channel.send(WorkerFailed(MnistSearchError.__name__, text, traceback.format_exc()))
+        channel.send(WorkerFailed(MnistSearchError(text), traceback.format_exc()))
     else:
         if not channel.terminated:  # the supervisor replaces a terminated worker
             channel.send(WorkerDone())
-    exit_hook.code = 0
+    exit_without_teardown(0)
 
 
 @contextmanager

@@ -1,30 +1,29 @@
-"""Supervisor: start workers, report their events, replace crashed ones, stop them."""
+"""Supervisor: start workers and the sync process, report their events, replace crashed ones, stop them."""
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any
 
-from mnist_search import errors
-from mnist_search.errors import MnistSearchError, TryAgain
+from mnist_search.errors import TryAgain
 from mnist_search.execution.events import (
     Event,
     Message,
     OutOfMemory,
     StopConditionReached,
+    SyncProgress,
+    TrialEpoch,
     WorkerDone,
     WorkerFailed,
 )
-
-logger = logging.getLogger(__name__)
+from mnist_search.execution.process import ModuleProcess
+from mnist_search.execution.sync_runner import SyncRunner
 
 STOP_SECONDS = 20.0
 """Time for workers to release their trials before they are killed."""
@@ -59,53 +58,68 @@ class Stop:
 
 @dataclass
 class Supervisor:
-    """The worker processes of one run.
+    """The processes of one run.
 
     Attributes:
-        worker: function that a worker process runs; must be picklable.
+        start_process: starts a worker.
+        training: connections of the workers that have started to train.
+        signals: number of received signals.
     """
 
-    worker: Callable[[Connection], None]
+    start_process: Callable[[], ModuleProcess]
     reporter: ProgressReporter
-    processes: dict[Connection, BaseProcess] = field(default_factory=dict)
+    sync: SyncRunner = field(default_factory=SyncRunner)
+    processes: dict[Connection, ModuleProcess] = field(default_factory=dict)
+    training: set[Connection] = field(default_factory=set)
     restarts: int = 0
     finished: bool = False
     stop: Stop | None = None
+    signals: int = 0
     failure: WorkerFailed | None = None
     messages: set[Message] = field(default_factory=set)
 
     def start_worker(self) -> None:
-        """Start a worker with ``spawn``: CUDA, SQLite connections and threads are not fork-safe."""
-        context = multiprocessing.get_context("spawn")
-        parent, child = context.Pipe()
-        process = context.Process(target=self.worker, args=(child,), daemon=True)
-        # A terminal sends Ctrl-C to the whole process group; workers inherit the ignored SIGINT.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        process.start()
-        signal.signal(signal.SIGINT, handler)
-        child.close()
-        self.processes[parent] = process
-        logger.info("started worker %d", process.pid)
+        """Start a worker."""
+        process = self.start_process()
+        self.processes[process.connection] = process
 
     def request_stop(self, stop: Stop) -> None:
         """Ask every worker to release its trial and exit."""
         self.stop = self.stop or stop
-        for connection in self.processes:
-            try:
-                connection.send("stop")
-            except OSError:  # the worker has exited; poll() handles it
-                continue
+        for process in self.processes.values():
+            process.send("stop")
 
-    def poll(self, seconds: float) -> None:
-        """Handle the events that arrive within ``seconds``."""
-        for connection in wait(list(self.processes), timeout=seconds):
+    def poll(self) -> None:
+        """Handle the events that arrive within POLL_SECONDS."""
+        sync = {self.sync.process.connection} if self.sync.process else set()
+        for connection in wait([*self.processes, *sync], timeout=POLL_SECONDS):
             assert isinstance(connection, Connection)
             try:
-                self._dispatch(connection, connection.recv())
+                event = connection.recv()
             except (EOFError, OSError):
+                event = None
+            if connection in sync:
+                self._handle_sync(event)
+            elif event is None:
                 self._handle_exit(connection)
+            else:
+                self._handle(connection, event)
+        if self.training:  # it delays no worker's first step
+            self.sync.keep_running()
+        self.reporter.refresh()
 
-    def _dispatch(self, connection: Connection, event: Event) -> None:
+    def _handle_sync(self, event: Event | None) -> None:
+        match event:
+            case None | WorkerFailed():
+                self.sync.handle_exit(ended=False)
+            case WorkerDone():
+                self.sync.handle_exit(ended=True)
+            case SyncProgress():
+                self.sync.note_progress()
+            case _:
+                self.reporter.handle(event)
+
+    def _handle(self, connection: Connection, event: Event) -> None:
         match event:
             case WorkerDone():
                 self.finished = True
@@ -113,7 +127,7 @@ class Supervisor:
             case WorkerFailed():
                 self.failure = self.failure or event
                 self._close(connection)
-                self.request_stop(Stop(event.text))
+                self.request_stop(Stop(str(event.error)))
             case OutOfMemory():
                 self._close(connection)
                 self._reduce_workers()
@@ -125,6 +139,8 @@ class Supervisor:
                     self.messages.add(event)
                     self.reporter.handle(event)
             case _:
+                if isinstance(event, TrialEpoch):
+                    self.training.add(connection)
                 self.reporter.handle(event)
 
     def _reduce_workers(self) -> None:
@@ -134,97 +150,97 @@ class Supervisor:
             self.reporter.handle(Message(text))
         elif not self.finished:
             text = "the device has no memory for one trial; free some, then run the same command again"
-            self.failure = self.failure or WorkerFailed(TryAgain.__name__, text, "")
+            self.failure = WorkerFailed(TryAgain(text), "")
 
-    def _close(self, connection: Connection) -> None:
+    def _close(self, connection: Connection) -> int:
+        """Wait for a worker that exits; its exit code."""
         process = self.processes.pop(connection)
-        process.join(STOP_SECONDS)
-        connection.close()
+        self.training.discard(connection)
+        code = process.wait(STOP_SECONDS)
+        process.close()
+        return code
 
     def _handle_exit(self, connection: Connection) -> None:
-        """Handle a worker that exited without reporting: start a replacement, up to MAX_RESTARTS."""
-        process = self.processes[connection]
-        self._close(connection)
+        """Handle a worker that exited without reporting: start another, up to MAX_RESTARTS."""
+        code = self._close(connection)
         if self.stop:
             return
         self.restarts += 1
         action = "starting another" if self.restarts <= MAX_RESTARTS else "not restarting"
-        self.reporter.handle(Message(f"a worker crashed (exit code {process.exitcode}); {action}"))
+        self.reporter.handle(Message(f"a worker crashed (exit code {code}); {action}"))
         if self.restarts <= MAX_RESTARTS:
             self.start_worker()
 
-    def kill(self) -> None:
+    def run_workers(self, jobs: int, timeout: float | None = None) -> Stop | None:
+        """Run workers until no trial is left, a stop condition is met or a signal arrives.
+
+        Args:
+            jobs: number of workers; reduced if the device has too little memory.
+            timeout: seconds until the workers are stopped.
+
+        Returns:
+            None if no trial was left or too many workers have crashed, else why the workers stopped.
+
+        Raises:
+            MnistSearchError: the error of a worker, with its traceback as a note.
+        """
+        deadline = time.monotonic() + (timeout or float("inf"))
+        for _ in range(jobs):
+            self.start_worker()
+        while self.processes and not self.stop:
+            self.poll()
+            if time.monotonic() > deadline:
+                self.request_stop(Stop(f"the timeout of {timeout:g} s was reached"))
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.processes and self.signals < 2 and time.monotonic() < deadline:
+            self.poll()
+        self.kill_workers()
+        if self.failure:
+            self.failure.error.add_note(self.failure.traceback)
+            raise self.failure.error
+        return self.stop
+
+    def finish_sync(self, status: str) -> None:
+        """Wait while the sync process writes what is left; not after a second signal.
+
+        Args:
+            status: MLflow's status of the study's run.
+        """
+        if self.signals < 2:
+            self.sync.request_end(status)
+        while self.signals < 2 and not self.sync.is_done:
+            self.sync.keep_running()
+            self.poll()
+        self.sync.kill()
+
+    def kill_workers(self) -> None:
         """Kill the remaining workers."""
         for process in self.processes.values():
             process.kill()
         for connection in list(self.processes):
             self._close(connection)
 
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Stop at the first signal, kill the workers at the second; no process is left at the end.
 
-def supervise(
-    worker: Callable[[Connection], None], jobs: int, reporter: ProgressReporter, timeout: float | None = None
-) -> Stop | None:
-    """Run workers until no trial is left, a stop condition is met or a signal arrives.
+        Python allows signal handlers in the main thread only.
+        """
 
-    Args:
-        worker: function that a worker process runs; must be picklable.
-        jobs: number of workers; reduced if the device has too little memory.
-        reporter: shows the events of the workers.
-        timeout: seconds until the workers are stopped.
+        def handle(number: int, _: Any) -> None:
+            self.signals += 1
+            if self.signals > 1:
+                for process in self.processes.values():
+                    process.kill()
+            self.request_stop(Stop(signal.Signals(number).name, number))
 
-    Returns:
-        None if no trial was left, else why the workers stopped.
-
-    Raises:
-        MnistSearchError: the error of a worker.
-        TryAgain: more than MAX_RESTARTS workers crashed.
-    """
-    supervisor = Supervisor(worker, reporter)
-    deadline = time.monotonic() + (timeout or float("inf"))
-    with _signal_handlers(supervisor):
-        for _ in range(jobs):
-            supervisor.start_worker()
-        while supervisor.processes and not supervisor.stop:
-            supervisor.poll(POLL_SECONDS)
-            reporter.refresh()
-            if time.monotonic() > deadline:
-                supervisor.request_stop(Stop(f"the timeout of {timeout:g} s was reached"))
-        kill_deadline = time.monotonic() + STOP_SECONDS
-        while supervisor.processes and time.monotonic() < kill_deadline:
-            supervisor.poll(POLL_SECONDS)
-            reporter.refresh()
-        supervisor.kill()
-    if supervisor.failure:
-        raise as_error(supervisor.failure)
-    if not supervisor.stop and supervisor.restarts > MAX_RESTARTS:
-        raise TryAgain(
-            f"workers crashed {supervisor.restarts} times; if the machine is short of memory, use fewer "
-            "with --jobs, then run the same command again"
-        )
-    return supervisor.stop
-
-
-def as_error(failure: WorkerFailed) -> MnistSearchError:
-    """The exception of a worker, with its traceback as a note."""
-    error: MnistSearchError = getattr(errors, failure.error)(failure.text)
-    error.add_note(failure.traceback)
-    return error
-
-
-@contextmanager
-def _signal_handlers(supervisor: Supervisor) -> Iterator[None]:
-    """The first signal requests a stop, the second one kills the workers."""
-
-    def handle(number: int, _: Any) -> None:
-        if supervisor.stop and supervisor.stop.signal is not None:
-            for process in supervisor.processes.values():
-                process.kill()
-        supervisor.request_stop(Stop(signal.Signals(number).name, number))
-
-    handled = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup
-    previous = {number: signal.signal(number, handle) for number in handled}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        is_main = threading.current_thread() is threading.main_thread()
+        handled = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup
+        previous = {number: signal.signal(number, handle) for number in handled if is_main}
+        try:
+            yield
+        finally:
+            self.kill_workers()
+            self.sync.kill()
+            for number, handler in previous.items():
+                signal.signal(number, handler)

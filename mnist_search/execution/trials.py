@@ -1,27 +1,25 @@
-"""Training of one trial of a search, and of one final task."""
+"""Training of one trial of a search, and of one final trial."""
 
 from __future__ import annotations
 
-import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from optuna import TrialPruned
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from torch import AcceleratorError, OutOfMemoryError
 
 from experiments import StudyConfig
-from mnist_search import __version__
 from mnist_search.data.dataset import Digits, Split
-from mnist_search.records import STATES, EpochMetrics, FinalResult, FinalTask
+from mnist_search.records import EpochMetrics, FinalTask
 from mnist_search.search.samplers import trial_seed
 from mnist_search.storage.queue import LostLease
 from mnist_search.storage.studies import OVER_BUDGET_ATTR
-from mnist_search.tracking.base import Tracker, TrialEnd, TrialRun
-from mnist_search.tracking.run_info import trial_run_info
 from mnist_search.training.device import ComputeMode, describe_device
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.fit import Diverged, fit
@@ -32,142 +30,128 @@ class Interrupted(Exception):
     """The worker must stop; the trial is released."""
 
 
-class TrialTimeout(Exception):
+class TrialTimeout(TrialPruned):
     """The trial exceeded its timeout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """Arguments that the trials of a worker share.
+    """What a trial calls while it trains.
 
     Attributes:
         checkpoint: called every few steps; raises Interrupted, LostLease or TrialTimeout.
-        on_start: called before training with the trial's number, parameter count and MLflow run id.
-        on_epoch: called after every epoch with the trial's number and the metrics.
+        on_start: called before training with the number of parameters and of epochs.
+        report: called after every epoch; stores its metrics.
     """
 
-    config: StudyConfig
-    data: Split
     compute_mode: ComputeMode
-    tracker: Tracker
     checkpoint: Callable[[], None]
-    on_start: Callable[[int, int, str | None], None]
-    on_epoch: Callable[[int, EpochMetrics], None]
+    on_start: Callable[[int, int], None]
+    report: Callable[[EpochMetrics], None]
 
 
 @dataclass
 class TrialResult:
-    """Final state of a trial, and what to store and log of it."""
+    """Final state of a trial, and what to store of it.
 
-    state: TrialState
+    Attributes:
+        values: of a complete trial: validation accuracy, or test accuracy and test loss.
+    """
+
+    state: TrialState = TrialState.FAIL
+    values: Sequence[float] | None = None
     reason: str | None = None
-    curve: list[EpochMetrics] = field(default_factory=list)
-    run: TrialRun = field(default_factory=TrialRun)
     safetensors: bytes | None = None
     traceback: str | None = None
 
     @property
-    def value(self) -> float | None:
-        """The score of a complete trial: validation accuracy after the last epoch."""
-        return self.curve[-1].val_accuracy if self.state == TrialState.COMPLETE else None
-
-    @property
     def attributes(self) -> dict[str, Any]:
         """User attributes of the stored trial."""
-        curve = [metrics.to_dict() for metrics in self.curve]
-        return {"curve": curve, "reason": self.reason, "traceback": self.traceback}
-
-    @property
-    def end(self) -> TrialEnd:
-        """The end of the trial's run."""
-        return TrialEnd(state=STATES[self.state.name], reason=self.reason, curve=self.curve)
+        return {"reason": self.reason, "traceback": self.traceback}
 
 
-def run_search_trial(trial: Trial, context: TrialContext) -> TrialResult:
+def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: TrialContext) -> TrialResult:
     """Decode the params, count, check the budget, build, train and report; complete, prune or fail."""
-    config = context.config.space.suggest(trial)  # the values that the claim has set
+    config = study.space.suggest(trial)  # the values that the claim has set
     num_params = config.architecture.num_params()
     trial.set_user_attr("num_params", num_params)
     if trial.should_prune():  # before the first report only ParameterBudgetPruner prunes
         trial.set_user_attr(OVER_BUDGET_ATTR, True)
-        reason = f"over budget: {num_params:,} parameters, {context.config.budget:,} allowed"
-        return TrialResult(TrialState.PRUNED, reason)
+        reason = f"over budget: {num_params:,} parameters, {study.budget:,} allowed"
+        return TrialResult(TrialState.PRUNED, reason=reason)
 
-    data, mode, check = context.data, context.compute_mode, context.checkpoint
-    trial.set_user_attr("device", device_and_mode(data.train, mode))
-    seed = trial_seed(context.config, trial.number)
+    trial.set_user_attr("device", device_and_mode(data.train, context.compute_mode))
+    seed = trial_seed(study, trial.number)
     network = build(config.architecture, seed)
-    run = context.tracker.start_trial(trial_run_info(context.config, trial.number, trial.params, seed))
-    context.on_start(trial.number, num_params, run.run_id)
-    result = TrialResult(TrialState.COMPLETE, run=run)
+    context.on_start(num_params, config.training.epochs)
+    result = TrialResult()
     epochs = fit(
-        network, data.train, data.val, config.training, seed=seed, compute_mode=mode, checkpoint=check
+        network,
+        data.train,
+        data.val,
+        config.training,
+        seed=seed,
+        compute_mode=context.compute_mode,
+        checkpoint=context.checkpoint,
     )
-    try:
+    with _recorded_end(result):
         for metrics in epochs:
-            result.curve.append(metrics)
-            run.log_epoch(metrics)
-            context.on_epoch(trial.number, metrics)
-            trial.report(metrics.val_accuracy or 0.0, metrics.epoch)
+            context.report(metrics)
             if metrics.epoch < config.training.epochs and trial.should_prune():
-                result.state = TrialState.PRUNED
-                result.reason = f"{context.config.pruner} pruner after epoch {metrics.epoch}"
-                return result
-        result.safetensors = to_safetensors(network)
-    except TrialTimeout as error:
-        result.state, result.reason = TrialState.PRUNED, str(error)
-    except Diverged as error:
-        result.state, result.reason = TrialState.FAIL, f"diverged: {error}"
-    except (Interrupted, LostLease, OSError, StorageInternalError, AcceleratorError, OutOfMemoryError):
-        raise  # not the trial's fault: it keeps its slot
-    except Exception as error:  # noqa: BLE001 - a bug fails its trial, not the study
-        result.state, result.reason = TrialState.FAIL, f"error: {type(error).__name__}: {error}"
-        result.traceback = traceback.format_exc()
+                raise TrialPruned(f"{study.pruner} pruner after epoch {metrics.epoch}")
+        assert metrics.val_accuracy is not None
+        result.values, result.safetensors = [metrics.val_accuracy], to_safetensors(network)
+        result.state = TrialState.COMPLETE
     return result
 
 
 def run_final_trial(
-    task: FinalTask,
-    train: Digits,
-    test: Digits,
-    compute_mode: ComputeMode,
-    *,
-    checkpoint: Callable[[], None] = lambda: None,
-) -> tuple[FinalResult, bytes | None]:
-    """Run a final task; its result and its weights as safetensors.
+    trial: Trial, task: FinalTask, train: Digits, test: Digits, context: TrialContext
+) -> TrialResult:
+    """Build and train a network on all training images, then evaluate it on the test set.
 
     The test set is evaluated after the last epoch and influences nothing. If the task evaluates every
     epoch, a plateau schedule follows the test accuracy, as in the author's code.
-
-    Args:
-        task: what to train.
-        train: all 60,000 training images.
-        test: the test images, on the same device.
-        compute_mode: how a step is computed.
-        checkpoint: called every few steps; may raise to stop training.
     """
-    started = time.monotonic()
+    trial.set_user_attr("device", device_and_mode(train, context.compute_mode))
     network = build(task.architecture, task.seed)
-    curve: list[dict[str, float]] = []
-    result = partial(
-        FinalResult, curve=curve, device=device_and_mode(train, compute_mode), version=__version__
-    )
-    val = test if task.evaluate == "every epoch" else None
+    context.on_start(task.architecture.num_params(), task.training.epochs)
+    result = TrialResult()
     epochs = fit(
-        network, train, val, task.training, seed=task.seed, compute_mode=compute_mode, checkpoint=checkpoint
+        network,
+        train,
+        test if task.evaluate == "every epoch" else None,
+        task.training,
+        seed=task.seed,
+        compute_mode=context.compute_mode,
+        checkpoint=context.checkpoint,
     )
-    try:
+    with _recorded_end(result):
         for metrics in epochs:
-            test_metrics = {name.replace("val_", "test_"): x for name, x in metrics.to_dict().items()}
-            curve.append(test_metrics)
+            context.report(metrics)
+        evaluation = evaluate(network, test)
+        result.values, result.safetensors = [evaluation.accuracy, evaluation.loss], to_safetensors(network)
+        result.state = TrialState.COMPLETE
+    return result
+
+
+@contextmanager
+def _recorded_end(result: TrialResult) -> Iterator[None]:
+    """Record a trial's pruning or failure; an error that is not the trial's is raised: it keeps its slot."""
+    try:
+        yield
+    except TrialPruned as error:
+        result.state, result.reason = TrialState.PRUNED, str(error)
     except Diverged as error:
-        return result(seconds=time.monotonic() - started, failure=f"diverged: {error}"), None
-    test_evaluation = evaluate(network, test)
-    return result(
-        test_accuracy=test_evaluation.accuracy,
-        test_loss=test_evaluation.loss,
-        seconds=time.monotonic() - started,
-    ), to_safetensors(network)
+        result.reason = f"diverged: {error}"
+    except (
+        *(Interrupted, LostLease, OSError, MemoryError, SQLAlchemyError, StorageInternalError),
+        *(AcceleratorError, OutOfMemoryError),
+    ):
+        raise
+    except Exception as error:  # noqa: BLE001 - a bug fails its trial, not the study
+        result.reason = f"error: {type(error).__name__}: {error}"
+        result.traceback = traceback.format_exc()
 
 
 def device_and_mode(digits: Digits, compute_mode: ComputeMode) -> str:

@@ -9,11 +9,10 @@ from typing import Any, TypeAlias, TypeVar
 from experiments import BASELINES, Recipe
 from experiments.published import published
 from mnist_search.evaluation.champion import final_evaluation
-from mnist_search.evaluation.finals import REPRODUCTION, RETRAINED_SUFFIX
+from mnist_search.evaluation.finals import RETRAINED_SUFFIX, baseline_finals
 from mnist_search.evaluation.statistics import seed_statistics
 from mnist_search.records import StudyRecord, percent
 from mnist_search.storage.database import Store
-from mnist_search.storage.final_queue import FinalQueue, queue_names
 from search_space import Architecture
 
 T = TypeVar("T")
@@ -55,8 +54,7 @@ def study_rows(storage: str, records: Sequence[StudyRecord]) -> list[Row]:
     rows = [_study_row(store, record) for record in records]
     front = studies_front(rows, "val_accuracy")
     rows = [row | {"front": row in front} for row in rows]
-    queues = queue_names(store, REPRODUCTION)
-    reproduced = seed_statistics(FinalQueue(store, REPRODUCTION)) if REPRODUCTION in queues else []
+    reproduced = seed_statistics(baseline_finals(store))
     return baseline_rows({statistics.name: asdict(statistics) for statistics in reproduced}) + rows
 
 

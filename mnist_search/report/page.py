@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search import __version__
 from mnist_search.errors import DiskError, NotFound
@@ -20,9 +21,13 @@ from mnist_search.report.error_analysis import analyze_errors, as_data_uri, plot
 from mnist_search.report.plots import as_html, study_figures, trials_figure
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
+from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.figures import confusion
 from mnist_search.training.model import load_network
+
+LOCK_SECONDS = 60.0
+"""How long to wait for the sync process of another command."""
 
 ARTIFACT = "report.html"
 """Name of the page among the artifacts of the study's MLflow run."""
@@ -52,7 +57,7 @@ def log_report(
         Unavailable: no images to evaluate the champion on.
         DiskError: the file cannot be written.
     """
-    store = Store.open(storage)
+    store = Store.open(storage, write=tracking is not None)
     html = render_report(store, study, data_dir)
     if output is not None:
         try:
@@ -64,12 +69,18 @@ def log_report(
 
 
 def _log(store: Store, study: str, html: str, tracking: TrackingConfig, warn: Callable[[str], None]) -> None:
-    from mnist_search.tracking import mlflow_tracker, setup  # MLflow, a second to import
+    from mlflow.exceptions import MlflowException  # MLflow, a second to import
 
-    parent = setup.parent_run(SearchStudy.open(store, study).record())
-    config = setup.prepare(tracking, parent, warn)
-    if config is not None:
-        mlflow_tracker.MlflowTracker(config, study, warn).log_study_page(html, ARTIFACT)
+    from mnist_search.tracking.setup import open_tracking
+
+    tracked = TrackedStudy(store, study)
+    try:
+        with tracked.lock(LOCK_SECONDS):
+            opened = open_tracking(tracking, tracked)
+            opened.client.log_text(opened.parent_run_id, html, ARTIFACT)
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        warn(f"no report in MLflow ({reason}); write it with mnist-search report {study}")
 
 
 def render_report(store: Store, study: str, data_dir: Path | None) -> str:

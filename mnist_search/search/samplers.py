@@ -15,7 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments import StudyConfig
-from mnist_search.errors import UsageError
+from mnist_search.errors import StudyConflict, UsageError
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
@@ -196,7 +196,12 @@ def check_sampler(name: str) -> None:
 
     Raises:
         UsageError: with the reason.
+        StudyConflict: a program searches the study with a sampler object.
     """
+    if "." in name:
+        raise StudyConflict(
+            f"the study is searched with a {name} object; continue it with mnist_search.run_study(sampler=...)"
+        )
     if name in UNSUPPORTED:
         raise UsageError(
             f"sampler {name} cannot be used: {UNSUPPORTED[name]}; start a study with --sampler tpe"
@@ -205,17 +210,27 @@ def check_sampler(name: str) -> None:
         raise UsageError(f"no sampler {name!r}; --sampler takes {', '.join(SAMPLERS)}")
 
 
-def sampler_for_trial(study_config: StudyConfig, number: int) -> BudgetSampler:
-    """Create the sampler of one trial.
+def class_path(sampler: BaseSampler) -> str:
+    """The name by which a StudyConfig notes a sampler object: module and class."""
+    return f"{type(sampler).__module__}.{type(sampler).__qualname__}"
+
+
+def sampler_for_trial(
+    study_config: StudyConfig, number: int, sampler: BaseSampler | None = None
+) -> BudgetSampler:
+    """Create the sampler of one trial; ``sampler`` replaces the one that the StudyConfig names.
 
     It is seeded by the study's seed and the trial's number, so that an interrupted study makes the
-    same proposals as an uninterrupted one. Samplers read all that they learn from the store.
+    same proposals as an uninterrupted one. Samplers read all that they learn from the store. A
+    given sampler keeps its own state and seed.
     """
-    check_sampler(study_config.sampler)
     name, budget = study_config.sampler, study_config.parameter_budget
+    if sampler is None:
+        check_sampler(name)
+        sampler = SAMPLERS[name](derive_seed(study_config.seed, number))
     params = study_config.space.distributions
     return BudgetSampler(
-        SAMPLERS[name](derive_seed(study_config.seed, number)),
+        sampler,
         params,
         budget.fits,
         joint=dict(sorted(params.items())) if name in FULLY_RELATIVE else None,

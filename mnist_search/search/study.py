@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import Trial
 
 from experiments import StudyConfig
@@ -18,6 +18,7 @@ from mnist_search.search.pruners import check_pruner, pruner_for
 from mnist_search.search.samplers import check_sampler, sampler_for_trial
 from mnist_search.storage import studies
 from mnist_search.storage.database import Store
+from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import Claim, TrialQueue
 from mnist_search.storage.studies import CONFIG_ATTR, N_TRIALS_ATTR, UID_ATTR
 from search_space import Architecture, SearchSpace
@@ -35,23 +36,42 @@ class SearchStudy:
         queue: the trials.
     """
 
-    def __init__(self, store: Store, study: optuna.Study) -> None:
+    def __init__(
+        self,
+        store: Store,
+        study: optuna.Study,
+        supervisor: ProcessIdentity | None = None,
+        sampler: BaseSampler | None = None,
+    ) -> None:
         self._store = store
+        self._sampler = sampler
         self.study = study
         self.name = study.study_name
         self.config = studies.stored_config(study)
-        self.queue = TrialQueue(store, study)
+        self.queue = TrialQueue(store, study, supervisor)
         study.pruner = pruner_for(self.config)
 
     @classmethod
-    def open(cls, store: Store, name: str) -> SearchStudy:
+    def open(
+        cls,
+        store: Store,
+        name: str,
+        supervisor: ProcessIdentity | None = None,
+        sampler: BaseSampler | None = None,
+    ) -> SearchStudy:
         """Open an existing study.
+
+        Args:
+            store: for a worker, open for writing.
+            name: of the study.
+            supervisor: the process that started this worker.
+            sampler: proposes in place of the sampler that the StudyConfig names.
 
         Raises:
             NotFound: no such study in the store.
             UnusableConfiguration: mnist-search did not create the study.
         """
-        return cls(store, studies.load(store, name))
+        return cls(store, studies.load(store, name), supervisor, sampler)
 
     @classmethod
     def open_or_create(
@@ -110,10 +130,6 @@ class SearchStudy:
         """The study with its trials, as stored now."""
         return studies.study_record(self._store, self.study)
 
-    def lock(self, topic: str) -> AbstractContextManager[None]:
-        """Hold one of the store's locks; see ``Store.lock``."""
-        return self._store.lock(topic)
-
     def enqueue(self, params: Mapping[str, Any]) -> bool:
         """Enqueue a trial with these params, before any sampled one, unless there is one.
 
@@ -140,7 +156,7 @@ class SearchStudy:
 
     def _suggest_params(self, trial: Trial) -> None:
         """Let the sampler suggest every param; those of an earlier attempt are kept."""
-        self.study.sampler = sampler = sampler_for_trial(self.config, trial.number)
+        self.study.sampler = sampler = sampler_for_trial(self.config, trial.number, self._sampler)
         # Optuna samples at the first suggestion, so the sampler of this trial is the one in use.
         self.config.space.suggest(trial)
         if sampler.rejected:

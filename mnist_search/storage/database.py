@@ -7,26 +7,38 @@ guarded by ``Store.lock``, which the operating system or the server releases whe
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import sqlite3
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
-from mnist_search.errors import DiskError, NotFound, TryAgain, UnusableConfiguration
+from mnist_search.errors import DiskError, MnistSearchError, NotFound, TryAgain, UnusableConfiguration
 from mnist_search.sqlite import BUSY_SECONDS, query, table_names
-from mnist_search.storage.tables import metadata
+from mnist_search.storage import older_stores
+from mnist_search.storage.tables import metadata, old_finals
+
+T = TypeVar("T")
 
 WAL_IS_SAFE_SINCE = (3, 51, 3)
 """Older SQLite can corrupt a WAL database that several connections write (sqlite.org/wal.html)."""
+
+logger = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS = 300.0
+"""How long ``retry`` waits for a store that is locked or disconnected."""
 
 OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 
@@ -46,6 +58,7 @@ class Store:
         self.engine = storage.engine
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         self._busy_seconds = busy_seconds
+        self._tables: set[str] = set()
 
     @classmethod
     def open(cls, url: str, *, write: bool = False, busy_seconds: float = BUSY_SECONDS) -> Store:
@@ -88,8 +101,6 @@ class Store:
                 storage = _sqlite_storage(url, busy_seconds, write=write)
             else:
                 storage = _postgres_storage(url, create=create)
-            if write:
-                metadata.create_all(storage.engine)
         except ImportError as error:
             raise UnusableConfiguration(
                 f"no driver for {masked(url)}; install it with pip install 'mnist-search[postgres]'"
@@ -97,31 +108,55 @@ class Store:
         except (SQLAlchemyError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UnusableConfiguration(f"cannot use the store {masked(url)}: {reason}") from error
-        return cls(_text(url), storage, busy_seconds)
+        store = cls(_text(url), storage, busy_seconds)
+        if write:
+            store._create_tables()
+        return store
+
+    def _create_tables(self) -> None:
+        """Create missing tables, and convert those of version 0.1."""
+        present = set(sa.inspect(self.engine).get_table_names())
+        if present >= metadata.tables.keys() and old_finals.name not in present:
+            return
+        with self.lock("claim"):
+            metadata.create_all(self.engine)
+            if sa.inspect(self.engine).has_table(old_finals.name):
+                older_stores.convert(self)
+
+    def has_table(self, table: sa.Table) -> bool:
+        """Whether the store has a table; one of version 0.1 that is open for reading lacks some."""
+        if table.name not in self._tables and sa.inspect(self.engine).has_table(table.name):
+            self._tables.add(table.name)
+        return table.name in self._tables
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
     @contextmanager
-    def lock(self, topic: str) -> Iterator[None]:
+    def lock(self, topic: str, busy_seconds: float | None = None) -> Iterator[None]:
         """Hold a lock of the store; a crashed process releases it.
 
+        Args:
+            topic: name of the lock.
+            busy_seconds: how long to wait for another process; that of the store by default.
+
         Raises:
-            TryAgain: another process holds the lock for longer than ``busy_seconds``.
+            TryAgain: another process holds the lock for longer.
         """
+        seconds = self._busy_seconds if busy_seconds is None else busy_seconds
         if not self._is_sqlite:
-            with _postgres_lock(self.engine, topic, self._busy_seconds):
+            with _postgres_lock(self.engine, topic, seconds):
                 yield
             return
         path = _path_of(make_url(self.url))
         lock_file = path.with_name(f".{path.name}.{topic}.lock")
-        file_lock = FileLock(lock_file, timeout=self._busy_seconds)
+        file_lock = FileLock(lock_file, timeout=seconds)
         try:
             lock_file.touch()  # FileLock retries without end in a folder that is not writable
             file_lock.acquire()
         except Timeout:
-            raise TryAgain(_lock_timeout(topic, self._busy_seconds)) from None
+            raise TryAgain(_lock_timeout(topic, seconds)) from None
         except OSError as error:
             raise DiskError(
                 f"cannot write next to the store: {error}; make the folder writable and run again"
@@ -149,6 +184,65 @@ def sqlite_path(url: str) -> Path | None:
     """
     parsed = parse_url(url)
     return _path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
+
+
+def retry(action: Callable[[], T]) -> T:
+    """Call ``action`` until its store is neither locked nor disconnected; one message on the first wait.
+
+    ``action`` must be repeatable: a lost acknowledgement of a commit repeats it.
+
+    Raises:
+        SQLAlchemyError, StorageInternalError: it is still unavailable after MAX_WAIT_SECONDS, or the
+            error is of another kind.
+    """
+    deadline, delay = time.monotonic() + MAX_WAIT_SECONDS, 1.0
+    while True:
+        try:
+            return action()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if not is_unavailable(error) or time.monotonic() > deadline:
+                raise
+            if delay == 1.0:
+                logger.warning("waiting for the store: %s", _reason(error))
+            time.sleep(delay)
+            delay = min(2 * delay, 15.0)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether an error of the database is a lock or a lost connection, so that a retry can succeed."""
+    database_error = _database_error(error)
+    if not isinstance(database_error, OperationalError | InterfaceError):
+        return False
+    cause = database_error.orig
+    if isinstance(cause, sqlite3.Error):
+        return "locked" in str(cause) or "busy" in str(cause)
+    return getattr(cause, "sqlstate", None) != "53100"  # disk full
+
+
+def failure(error: BaseException, url: str) -> MnistSearchError:
+    """The exception for an error of a store or of a file system: TryAgain or DiskError."""
+    if is_unavailable(error):
+        return TryAgain(
+            f"{masked(make_url(url))} is locked or disconnected ({_reason(error)}); end the program that "
+            "holds it, then run the same command again"
+        )
+    path = Path(str(getattr(error, "filename", None) or sqlite_path(url) or Path.cwd()))
+    folder = path if path.is_dir() else path.parent
+    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    return DiskError(
+        f"cannot access {path} ({_reason(error)}; {free / 2**20:,.0f} MiB free); "
+        "free disk space, then run the same command again"
+    )
+
+
+def _database_error(error: BaseException | None) -> BaseException | None:
+    """The error itself, or the one of the database that caused Optuna's."""
+    return error.__cause__ if isinstance(error, StorageInternalError) else error
+
+
+def _reason(error: BaseException) -> str:
+    cause = _database_error(error) or error
+    return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
 
 
 def masked(url: sa.URL) -> str:
@@ -243,7 +337,7 @@ def _lock_timeout(topic: str, busy_seconds: float) -> str:
 def _postgres_lock(engine: sa.Engine, topic: str, busy_seconds: float) -> Iterator[None]:
     key = zlib.crc32(f"mnist-search/{topic}".encode())
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(f"SET lock_timeout = {1000 * busy_seconds:.0f}")
+        connection.exec_driver_sql(f"SET lock_timeout = {max(1, 1000 * busy_seconds):.0f}")
         try:
             connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
         except OperationalError as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,36 +16,85 @@ from mnist_search.storage.tables import leases
 
 RENEW_INTERVAL = 15.0
 LEASE_TIMEOUT = 8 * RENEW_INTERVAL
-"""Seconds without a renewal after which a lease of any machine has expired."""
+"""Seconds without a renewal after which any lease has expired."""
 
 
-def write(store: Store, trial_id: int, owner: str) -> None:
-    """Lease a trial to this process, in place of an earlier lease."""
-    process = psutil.Process()
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process, unique across machines, boots and containers.
+
+    Attributes:
+        host: host name; on Linux also the boot and the PID namespace, in which ``pid`` is unique.
+        pid: process id.
+        started: clock ticks from the boot to the process's start; seconds since 1970 without ``/proc``.
+    """
+
+    host: str
+    pid: int
+    started: float
+
+    @classmethod
+    def current(cls) -> ProcessIdentity:
+        """This process."""
+        return cls(_host(), os.getpid(), _started(os.getpid()) or 0.0)
+
+    @property
+    def has_ended(self) -> bool:
+        """True only for a process of this host that no longer runs."""
+        return self.host == _host() and _started(self.pid) != self.started
+
+    @property
+    def is_running(self) -> bool:
+        """True only for a process of this host that runs."""
+        return self.host == _host() and _started(self.pid) == self.started
+
+
+def _host() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{platform.node()} {boot} {Path('/proc/self/ns/pid').readlink()}"[:255]
+    except OSError:  # not Linux
+        return platform.node()
+
+
+def _started(pid: int) -> float | None:
+    """When a process started; None if it does not run. ``create_time`` depends on the wall clock."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        return psutil.Process(pid).create_time() if psutil.pid_exists(pid) else None
+    return None if state == "Z" else float(fields[18])
+
+
+def replacement(
+    store: Store, trial_id: int, owner: str, supervisor: ProcessIdentity | None
+) -> list[sa.Executable]:
+    """The statements that lease a trial to this process, in place of an earlier lease."""
+    process = ProcessIdentity.current()
     row = {
         "trial_id": trial_id,
         "owner": owner,
-        "host": platform.node(),
+        "host": process.host,
         "pid": process.pid,
-        "process_started": process.create_time(),
+        "process_started": process.started,
         "beat": store.now(),
     }
-    with store.engine.begin() as connection:
-        connection.execute(sa.delete(leases).where(leases.c.trial_id == trial_id))
-        connection.execute(sa.insert(leases).values(row))
+    if supervisor is not None:
+        row |= {"supervisor_pid": supervisor.pid, "supervisor_started": supervisor.started}
+    return [deletion(trial_id), sa.insert(leases).values(row)]
+
+
+def renewal(store: Store, owner: str) -> sa.Update:
+    """The statement that renews the lease of an owner; it changes no row if the owner has none."""
+    return sa.update(leases).where(leases.c.owner == owner).values(beat=store.now())
 
 
 def renew(store: Store, owner: str) -> bool:
     """Renew the lease of an owner; False if the owner has none."""
-    renewal = sa.update(leases).where(leases.c.owner == owner).values(beat=store.now())
     with store.engine.begin() as connection:
-        return bool(connection.execute(renewal).rowcount)
-
-
-def drop(store: Store, trial_id: int) -> None:
-    """Delete the lease of a trial."""
-    with store.engine.begin() as connection:
-        connection.execute(deletion(trial_id))
+        return bool(connection.execute(renewal(store, owner)).rowcount)
 
 
 def deletion(trial_id: int) -> sa.Delete:
@@ -50,28 +102,29 @@ def deletion(trial_id: int) -> sa.Delete:
     return sa.delete(leases).where(leases.c.trial_id == trial_id)
 
 
-def exists(store: Store, trial_id: int) -> bool:
-    """Whether a trial has a lease, expired or not."""
-    with store.engine.connect() as connection:
-        owner = sa.select(leases.c.owner).where(leases.c.trial_id == trial_id)
-        return connection.execute(owner).first() is not None
+@dataclass(frozen=True, slots=True)
+class LeaseStatus:
+    """State of a stored lease.
+
+    Attributes:
+        is_active: whether the trial is still the worker's.
+        is_crash: whether the supervisor has outlived the worker.
+    """
+
+    is_active: bool
+    is_crash: bool
 
 
-def active(store: Store) -> set[int]:
-    """Ids of the trials whose lease has not expired."""
+def statuses(store: Store) -> dict[int, LeaseStatus]:
+    """Every lease, by trial id."""
     age = (store.now() - leases.c.beat).label("age")
     with store.engine.begin() as connection:
         rows = connection.execute(sa.select(leases, age)).all()
-    return {row.trial_id for row in rows if row.age < LEASE_TIMEOUT and _process_may_be_running(row)}
+    return {row.trial_id: _status(row) for row in rows}
 
 
-def _process_may_be_running(lease: Any) -> bool:
-    """False only for a process of this machine that no longer runs."""
-    if lease.host != platform.node():
-        return True
-    try:
-        # A later process with the same id has a later start time.
-        started = float(psutil.Process(lease.pid).create_time())
-        return abs(started - float(lease.process_started)) < 1
-    except psutil.Error:
-        return False
+def _status(row: Any) -> LeaseStatus:
+    worker = ProcessIdentity(row.host, row.pid, row.process_started)
+    is_active = row.age < LEASE_TIMEOUT and not worker.has_ended
+    supervisor = row.supervisor_pid and ProcessIdentity(row.host, row.supervisor_pid, row.supervisor_started)
+    return LeaseStatus(is_active, is_crash=bool(not is_active and supervisor and supervisor.is_running))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -12,26 +13,18 @@ from mnist_search.errors import UnusableConfiguration
 from mnist_search.storage.database import Store
 from mnist_search.storage.tables import weights
 
-
-def write(store: Store, trial_id: int, study_uid: str, safetensors: bytes | None) -> None:
-    """Store the weights of a trial in place of earlier ones; None deletes them."""
-    with store.engine.begin() as connection:
-        for change in replacement(trial_id, study_uid, safetensors):
-            connection.execute(change)
+logger = logging.getLogger(__name__)
 
 
-def replacement(trial_id: int, study_uid: str, safetensors: bytes | None) -> list[sa.Delete | sa.Insert]:
+def replacement(trial_id: int, study_uid: str, safetensors: bytes) -> list[sa.Executable]:
     """The statements that store the weights of a trial in place of earlier ones."""
-    changes: list[sa.Delete | sa.Insert] = [sa.delete(weights).where(weights.c.trial_id == trial_id)]
-    if safetensors is not None:
-        row = {
-            "trial_id": trial_id,
-            "study_uid": study_uid,
-            "sha256": hashlib.sha256(safetensors).hexdigest(),
-            "safetensors": safetensors,
-        }
-        changes.append(sa.insert(weights).values(row))
-    return changes
+    row = {
+        "trial_id": trial_id,
+        "study_uid": study_uid,
+        "sha256": hashlib.sha256(safetensors).hexdigest(),
+        "safetensors": safetensors,
+    }
+    return [sa.delete(weights).where(weights.c.trial_id == trial_id), sa.insert(weights).values(row)]
 
 
 def deletion_of_others(study_uid: str, trial_ids: Collection[int]) -> sa.Delete:
@@ -39,15 +32,26 @@ def deletion_of_others(study_uid: str, trial_ids: Collection[int]) -> sa.Delete:
     return sa.delete(weights).where(weights.c.study_uid == study_uid, weights.c.trial_id.not_in(trial_ids))
 
 
-def of_study(store: Store, study_uid: str) -> dict[int, bytes]:
-    """Weights of a study as safetensors, by trial id.
+def kept_ids(store: Store, study_uid: str) -> set[int]:
+    """Ids of the trials of a study whose weights the store keeps."""
+    ids = sa.select(weights.c.trial_id).where(weights.c.study_uid == study_uid)
+    with store.engine.connect() as connection:
+        return set(connection.execute(ids).scalars())
 
-    Raises:
-        UnusableConfiguration: stored weights do not match their digest.
-    """
+
+def of_study(store: Store, study_uid: str) -> dict[int, bytes]:
+    """Weights of a study as safetensors, by trial id, without damaged ones, which are logged as warnings."""
     with store.engine.connect() as connection:
         rows = connection.execute(sa.select(weights).where(weights.c.study_uid == study_uid)).all()
-    return {row.trial_id: _checked(store, row, f"trial id {row.trial_id}") for row in rows}
+    for row in rows:
+        if not _is_intact(row):
+            trial = store.storage.get_trial(row.trial_id)
+            logger.warning(
+                "the weights of trial %d in %s are damaged and are left out; restore the store from a backup",
+                trial.number,
+                store,
+            )
+    return {row.trial_id: bytes(row.safetensors) for row in rows if _is_intact(row)}
 
 
 def of_trial(store: Store, trial_id: int, description: str) -> bytes:
@@ -58,12 +62,12 @@ def of_trial(store: Store, trial_id: int, description: str) -> bytes:
     """
     with store.engine.connect() as connection:
         row = connection.execute(sa.select(weights).where(weights.c.trial_id == trial_id)).first()
-    return _checked(store, row, description)
-
-
-def _checked(store: Store, row: Any, description: str) -> bytes:
-    if row is None or hashlib.sha256(row.safetensors).hexdigest() != row.sha256:
+    if row is None or not _is_intact(row):
         raise UnusableConfiguration(
             f"the weights of {description} in {store} are missing or damaged; restore the store from a backup"
         )
     return bytes(row.safetensors)
+
+
+def _is_intact(row: Any) -> bool:
+    return hashlib.sha256(row.safetensors).hexdigest() == str(row.sha256)

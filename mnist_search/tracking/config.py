@@ -16,19 +16,16 @@ MLFLOW_TABLES = {"experiments", "runs", "alembic_version"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingConfig:
-    """Where runs are logged; passed to worker processes.
+    """Where runs are logged.
 
     Attributes:
         tracking_uri: absolute, so that it does not depend on the working directory.
         artifact_root: folder for the artifacts of a new experiment; None for the server's default.
-        experiment_id, parent_run_id: empty until ``setup.prepare`` has set them.
     """
 
     tracking_uri: str
     experiment_name: str
     artifact_root: str | None
-    experiment_id: str = ""
-    parent_run_id: str = ""
 
 
 def make_tracking_config(tracking_uri: str, experiment_name: str) -> TrackingConfig:

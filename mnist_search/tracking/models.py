@@ -1,33 +1,58 @@
-"""Models in MLflow: log as ``pt2``, register, set the alias."""
+"""Models in MLflow: log as ``pt2``, list, delete, register, set the alias."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import mlflow.pytorch as flavor
+import numpy as np
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.tracking import MlflowClient
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from torch import nn
 
-from mnist_search.tracking.base import ModelPayload
-from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.figures import confusion
+from mnist_search.tracking.runs import Tracking
 
 CHAMPION = "champion"
 
+MODEL_EXAMPLES = 2
+"""Batch size of a logged model's input example: torch.export specializes a batch size of 1."""
 
-def log_pt2(
-    client: MlflowClient,
-    experiment_id: str,
-    run_id: str,
-    model: ModelPayload,
-    name: str,
-    tags: dict[str, str],
-) -> str:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPayload:
+    """A trained network to log.
+
+    Attributes:
+        network: on the CPU, in evaluation mode, taking (N, 1, 28, 28) float32 pixels in [0, 1].
+        example: (MODEL_EXAMPLES, 1, 28, 28) float32.
+        confusion: (10, 10) counts, a row per true digit.
+        step: number of trained epochs.
+        evaluated_on: the images that ``confusion`` counts, in words.
+    """
+
+    network: nn.Module
+    example: np.ndarray
+    confusion: np.ndarray
+    num_params: int
+    step: int
+    requirements: Sequence[str] = field(default_factory=tuple)
+    evaluated_on: str = "validation images"
+
+
+def log_pt2(tracking: Tracking, run_id: str, model: ModelPayload, name: str, tags: Mapping[str, str]) -> str:
     """Log a network and its confusion matrix under a run; the model's id."""
-    params = {"num_params": str(model.num_params)}
+    client = tracking.client
     logged_model = client.create_logged_model(
-        experiment_id, name=name, source_run_id=run_id, params=params, tags=tags
+        tracking.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        params={"num_params": str(model.num_params)},
+        tags=dict(tags),
     )
     Model.log(
         None,
@@ -45,40 +70,91 @@ def log_pt2(
     return str(logged_model.model_id)
 
 
+def list_models(tracking: Tracking, belongs: Callable[[LoggedModel], bool]) -> list[LoggedModel]:
+    """Logged models of the experiment that belong to a study, oldest first."""
+    models: list[LoggedModel] = []
+    token = None
+    order = [{"field_name": "creation_timestamp", "ascending": True}]
+    while True:
+        page = tracking.client.search_logged_models(
+            [tracking.experiment_id], max_results=100, order_by=order, page_token=token
+        )
+        models += [model for model in page if belongs(model)]
+        token = page.token
+        if not token:
+            return models
+
+
+def adopt_model(tracking: Tracking, models: Sequence[LoggedModel]) -> str | None:
+    """The id of the first complete model; the others are deleted."""
+    complete = [model.model_id for model in models if str(model.status) == "READY"]
+    adopted = next(iter(complete), None)
+    for model in models:
+        if model.model_id != adopted:
+            delete_model(tracking, model.model_id)
+    return adopted
+
+
+def delete_model(tracking: Tracking, model_id: str) -> None:
+    """Delete a logged model and its files; no error if it no longer exists."""
+    try:
+        location = tracking.client.get_logged_model(model_id).artifact_location
+        tracking.client.delete_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return
+    with suppress(MlflowException, OSError):  # its files were not written
+        get_artifact_repository(location).delete_artifacts()
+
+
 class Registry:
-    """Logged and registered models of one experiment.
+    """Versions of one registered model."""
 
-    Args:
-        config: with the experiment that holds their runs.
-    """
+    def __init__(self, tracking: Tracking, name: str) -> None:
+        self._tracking = tracking
+        self._client = tracking.client
+        self.name = name
 
-    def __init__(self, config: TrackingConfig) -> None:
-        self._client = MlflowClient(config.tracking_uri)
-        self._config = config
+    def log(self, run_id: str, make: Callable[[], ModelPayload], tags: Mapping[str, str]) -> str:
+        """The id of the model that is logged under a run; logs the result of ``make`` if none is complete."""
+        models = list_models(self._tracking, lambda model: model.source_run_id == run_id)
+        return adopt_model(self._tracking, models) or log_pt2(self._tracking, run_id, make(), self.name, tags)
 
-    def log(self, name: str, run_id: str, make: Callable[[], ModelPayload], tags: dict[str, str]) -> str:
-        """The id of the model that is logged under a run; logs the result of ``make`` if none is."""
-        experiment_id = self._config.experiment_id
-        models = self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-        if models:
-            return str(models[0].model_id)
-        return log_pt2(self._client, experiment_id, run_id, make(), name, tags)
+    def version_of(self, run_id: str) -> str | None:
+        """The version of a run's model."""
+        with suppress(MlflowException):  # no such registered model
+            for version in self._client.search_model_versions(f"name = '{self.name}'"):
+                if version.run_id == run_id:
+                    return str(version.version)
+        return None
 
-    def register(self, name: str, model_id: str, run_id: str) -> str:
-        """The version of a registered model for this run, created if it is missing."""
+    def register(self, model_id: str, run_id: str, tags: Mapping[str, str]) -> str:
+        """The version of a run's model, created if it is missing, with its evaluation as tags."""
         try:
-            self._client.create_registered_model(name)
+            self._client.create_registered_model(self.name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        for version in self._client.search_model_versions(f"name = '{name}'"):
-            if version.run_id == run_id:
-                return str(version.version)
-        version = self._client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
-        return str(version.version)
-
-    def set_champion_alias(self, name: str, version: str, tags: Mapping[str, str]) -> None:
-        """Set the alias ``champion`` to a version, with its evaluation as tags."""
+        version = self.version_of(run_id)
+        if version is None:
+            uri = f"models:/{model_id}"
+            version = str(
+                self._client.create_model_version(self.name, uri, run_id, model_id=model_id).version
+            )
         for tag, value in tags.items():
-            self._client.set_model_version_tag(name, version, tag, value)
-        self._client.set_registered_model_alias(name, CHAMPION, version)
+            self._client.set_model_version_tag(self.name, version, tag, value)
+        return version
+
+    def champion(self) -> str | None:
+        """The version with the alias ``champion``."""
+        try:
+            return str(self._client.get_model_version_by_alias(self.name, CHAMPION).version)
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+
+    def set_champion(self, version: str) -> None:
+        """Set the alias ``champion``."""
+        self._client.set_registered_model_alias(self.name, CHAMPION, version)

@@ -1,49 +1,81 @@
-"""Run info and model payloads from stored trials."""
+"""Content of runs and models, from stored trials."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-from experiments import StudyConfig
-from mnist_search.data.dataset import Digits, load_test
-from mnist_search.records import FinalTask, TrialRecord
-from mnist_search.tracking.base import MODEL_EXAMPLES, ModelPayload, RunInfo
+from mnist_search.data.dataset import Digits
+from mnist_search.records import FinalTask, StudyRecord, TrialRecord
+from mnist_search.search.samplers import trial_seed
+from mnist_search.tracking.models import MODEL_EXAMPLES, ModelPayload
+from mnist_search.tracking.runs import RunInfo
 from mnist_search.training.evaluate import confusion_matrix, evaluate
 from mnist_search.training.model import count, load_network
 from search_space import Architecture
 
 
-def trial_run_info(study_config: StudyConfig, number: int, params: Mapping[str, Any], seed: int) -> RunInfo:
-    """The values of a trial's run that are known before training."""
-    architecture = study_config.space.architecture(params)
+def search_run_info(record: StudyRecord, trial: TrialRecord) -> RunInfo | None:
+    """The values of a search trial's run; None if its worker crashed before the params were suggested."""
+    config = record.config
+    if trial.num_params is None or not config.space.distributions.keys() <= trial.params.keys():
+        return None
+    seed = trial_seed(config, trial.number)
+    architecture = config.space.architecture(trial.params)
     return RunInfo(
-        number=number,
-        num_params=architecture.num_params(),
-        params=study_config.space.describe(params) | {"budget": study_config.budget, "trial_seed": seed},
-        seed=study_config.seed,
+        role="trial",
+        name=f"{record.name} trial {trial.number}",
+        num_params=trial.num_params,
+        params=config.space.describe(trial.params) | {"budget": config.budget, "trial_seed": seed},
+        tags={"study": record.name, "seed": str(config.seed)},
         layer_table=architecture.layer_table(),
     )
 
 
-def model_payload(study_config: StudyConfig, trial: TrialRecord, weights: bytes, val: Digits) -> ModelPayload:
+def final_run_info(study: str, task: FinalTask) -> RunInfo:
+    """The values of a final trial's run."""
+    training = task.training
+    params = {
+        "name": task.name,
+        "architecture": str(task.architecture),
+        "multiply_adds": task.architecture.multiply_adds(),
+        "evaluate": task.evaluate,
+        "final_seed": task.seed,
+        "round": task.round,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "optimizer": type(training.optimizer).__name__.lower(),
+        "peak_lr": training.optimizer.lr,
+        "weight_decay": training.optimizer.weight_decay,
+        "schedule": type(training.schedule).__name__.lower(),
+        "label_smoothing": training.label_smoothing,
+    }
+    return RunInfo(
+        role="final",
+        name=f"final {task.name} seed {task.seed}",
+        num_params=task.architecture.num_params(),
+        params=params,
+        tags={"study": study, "seed": str(task.seed)},
+        layer_table=task.architecture.layer_table(),
+        prefix="test",
+    )
+
+
+def search_payload(record: StudyRecord, trial: TrialRecord, weights: bytes, val: Digits) -> ModelPayload:
     """A kept network, loaded from its weights, counted and evaluated on the validation images.
 
     Raises:
         ValueError: the stored network exceeds the budget.
     """
-    architecture = study_config.space.architecture(trial.params)
+    architecture = record.config.space.architecture(trial.params)
     payload = _payload(architecture, weights, val, trial.epochs, "validation images")
-    if payload.num_params > study_config.budget:
+    if payload.num_params > record.config.budget:
         raise ValueError(f"trial {trial.number} has {payload.num_params:,} parameters")
     return payload
 
 
-def final_payload(task: FinalTask, weights: bytes, data_dir: Path) -> ModelPayload:
-    """A network of a final training run, loaded from its weights and evaluated on the test images."""
-    return _payload(task.architecture, weights, load_test(data_dir), task.training.epochs, "test images")
+def final_payload(task: FinalTask, weights: bytes, test: Digits) -> ModelPayload:
+    """A network of a final trial, loaded from its weights and evaluated on the test images."""
+    return _payload(task.architecture, weights, test, task.training.epochs, "test images")
 
 
 def _payload(

@@ -1,27 +1,33 @@
-"""Find or create the MLflow experiment and the parent run, before any worker starts."""
+"""Find or create the MLflow experiment and the parent run of a study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import LifecycleStage
+import mlflow
+from filelock import FileLock
+from mlflow.entities import LifecycleStage, Run, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mnist_search import __version__
 from mnist_search.records import StudyRecord
-from mnist_search.tracking.circuit_breaker import CircuitBreaker
+from mnist_search.storage.tracked import Location, TrackedStudy
 from mnist_search.tracking.config import TrackingConfig, local_file
-from mnist_search.tracking.runs import ROLE_TAG, connect, create_run, raise_log_levels
+from mnist_search.tracking.runs import ROLE_TAG, UID_TAG, Tracking, common_tags, log_params, raise_log_levels
 
-STUDY_TAG = "study.uid"
+CREATION_SECONDS = 120.0
+"""How long to wait for another process that creates MLflow's database."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParentRun:
-    """The parent run of a study or of reproductions.
+    """The parent run of a study with its finals, or of the baselines' finals.
 
     Attributes:
         uid: value of the tag by which the run is found again.
@@ -32,8 +38,57 @@ class ParentRun:
     params: Mapping[str, Any]
 
 
+def open_tracking(config: TrackingConfig, study: TrackedStudy) -> Tracking:
+    """Connect to MLflow, and find or create the study's experiment and parent run.
+
+    The study remembers both; ``config`` names the experiment of a study that is new in MLflow. A
+    deleted experiment or parent run is restored.
+
+    Raises:
+        MlflowException, SQLAlchemyError, OSError, ImportError: MLflow is unavailable.
+    """
+    raise_log_levels()
+    file = local_file(config.tracking_uri)
+    if file is not None:
+        create_database(file)
+    mlflow.set_tracking_uri(config.tracking_uri)
+    client = MlflowClient(config.tracking_uri)
+    parent = _parent(study)
+    run = _remembered(client, study.location(config.tracking_uri)) or _found(client, parent.uid)
+    if run is None:
+        experiment_id = _experiment_id(client, config)
+        tags = common_tags("study") | {UID_TAG: parent.uid, "study": parent.name, "version": __version__}
+        run = client.create_run(experiment_id, tags=tags, run_name=parent.name)
+        log_params(client, run.info.run_id, parent.params)
+    _restore(client, run)
+    location = Location(run.info.experiment_id, run.info.run_id)
+    study.remember(config.tracking_uri, location)
+    return Tracking(client, location.experiment_id, location.parent_run_id)
+
+
+def create_database(file: Path) -> None:
+    """Create MLflow's tables atomically, in one process at a time: MLflow refuses a partly created database."""
+    if file.exists():
+        return
+    with FileLock(file.with_name(f".{file.name}.lock"), timeout=CREATION_SECONDS):
+        if file.exists():
+            return
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
+        try:
+            MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+            with suppress(FileExistsError):  # another program created the database
+                file.hardlink_to(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _parent(study: TrackedStudy) -> ParentRun:
+    record = study.parent_record()
+    return ParentRun(study.uid, study.name, {}) if record is None else parent_run(record)
+
+
 def parent_run(record: StudyRecord) -> ParentRun:
-    """The parent run of a study."""
+    """The parent run of a search study."""
     config = record.config
     names = ("budget", "fill", "sampler", "pruner", "seed", "train_images", "val_images")
     params = {name: getattr(config, name) for name in names}
@@ -41,37 +96,35 @@ def parent_run(record: StudyRecord) -> ParentRun:
     return ParentRun(record.uid, record.name, params)
 
 
-def prepare(config: TrackingConfig, parent: ParentRun, warn: Callable[[str], None]) -> TrackingConfig | None:
-    """Find or create the experiment and the parent run; None while MLflow is unavailable.
-
-    Call this in one process before any worker starts: MLflow creates its schema on the first
-    connection, and two processes that create it concurrently corrupt it.
-    """
-    raise_log_levels()
-    file = local_file(config.tracking_uri)
-    if file is not None and not file.exists():
-        CircuitBreaker(warn)("create its database", lambda: _create_database(file))
-    return CircuitBreaker(warn)("find or create the parent run", lambda: _prepare(config, parent))
+def _remembered(client: MlflowClient, location: Location | None) -> Run | None:
+    if location is None:
+        return None
+    try:
+        return client.get_run(location.parent_run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None  # another database at the same URI
+        raise
 
 
-def _create_database(file: Path) -> None:
-    """Create MLflow's tables atomically: MLflow refuses a partly created database."""
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
-    temporary.replace(file)
+def _found(client: MlflowClient, uid: str) -> Run | None:
+    """The oldest parent run with this uid in any experiment; an active one before a deleted one."""
+    experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
+    query = f"tags.`{UID_TAG}` = '{uid}' AND tags.`{ROLE_TAG}` = 'study'"
+    for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
+        runs = client.search_runs(experiments, query, view, order_by=["attributes.start_time ASC"])
+        if runs:
+            return runs[0]
+    return None
 
 
-def _prepare(config: TrackingConfig, parent: ParentRun) -> TrackingConfig:
-    client = connect(config.tracking_uri)
-    config = replace(config, experiment_id=_experiment_id(client, config))
-    query = f"tags.`{STUDY_TAG}` = '{parent.uid}' AND tags.`{ROLE_TAG}` = 'study'"
-    runs = client.search_runs([config.experiment_id], query, order_by=["attributes.start_time ASC"])
-    if runs:
-        return replace(config, parent_run_id=runs[0].info.run_id)
-    tags = {STUDY_TAG: parent.uid, "study": parent.name, "version": __version__}
-    run_id = create_run(client, config, "study", parent.name, tags=tags, params=parent.params)
-    return replace(config, parent_run_id=run_id)
+def _restore(client: MlflowClient, run: Run) -> None:
+    experiment = client.get_experiment(run.info.experiment_id)
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(experiment.experiment_id)
+        run = client.get_run(run.info.run_id)
+    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_run(run.info.run_id)
 
 
 def _experiment_id(client: MlflowClient, config: TrackingConfig) -> str:
@@ -79,7 +132,12 @@ def _experiment_id(client: MlflowClient, config: TrackingConfig) -> str:
     if experiment is None:
         root = Path(config.artifact_root).as_uri() if config.artifact_root else None
         kind = {"mlflow.experimentKind": "custom_model_development"}  # show runs first, not traces
-        return str(client.create_experiment(config.experiment_name, root, kind))
+        try:
+            return str(client.create_experiment(config.experiment_name, root, kind))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return _experiment_id(client, config)  # another process created it
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
     return str(experiment.experiment_id)

@@ -1,0 +1,109 @@
+"""Processes that run a module of this package, with a channel to the process that started them.
+
+``python -m MODULE`` is used instead of multiprocessing's spawn, which runs the caller's script again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class ModuleProcess:
+    """A started process.
+
+    Attributes:
+        connection: to the process; receiving raises EOFError once it has ended.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], connection: Connection) -> None:
+        self._process = process
+        self.connection = connection
+
+    @classmethod
+    def start(cls, module: str, config: object) -> ModuleProcess:
+        """Run ``python -m MODULE`` and send it ``config``; it has this process's import path."""
+        parent, child = Pipe()
+        with child, _ignored_interrupts():
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(child.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(child.fileno(),),
+                env=child_environment(),
+            )
+        logger.info("started %s as process %d", module, process.pid)
+        started = cls(process, parent)
+        started.send(config)
+        return started
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def send(self, message: object) -> None:
+        """Send a message; without effect if the process has ended."""
+        try:
+            self.connection.send(message)
+        except OSError:
+            logger.info("process %d has ended", self.pid)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the end of the process, and kill it after ``seconds``; its exit code."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+
+def child_environment() -> dict[str, str]:
+    """Environment of a new Python process, with this process's import path."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Let a new process ignore SIGINT, which a terminal sends to the whole process group."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def connect_to_parent() -> tuple[Connection, Any]:
+    """In a started process: the connection to its parent, and the received config."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(int(sys.argv[1]))
+    return connection, connection.recv()
+
+
+def exit_without_teardown(code: int) -> None:
+    """End a started process: with torch and MLflow loaded, interpreter teardown takes 2-5 s."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

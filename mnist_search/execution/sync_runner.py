@@ -1,0 +1,76 @@
+"""Keep the sync process of a run running, and end it once MLflow agrees with the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mnist_search.execution.process import ModuleProcess
+
+RESTART_SECONDS = 5.0
+"""Time between the end of a crashed sync process and its replacement."""
+
+END_SECONDS = 30.0
+"""Time after which a sync process that was asked to end and makes no progress is killed.
+
+It gives up by itself before, unless a call of MLflow does not return.
+"""
+
+
+@dataclass
+class SyncRunner:
+    """The sync process of a run.
+
+    Attributes:
+        start: starts the process; None without MLflow.
+        process: the running process.
+        status: MLflow's status of the study's run at the end; None before the end.
+        ended: whether the process has ended by itself.
+    """
+
+    start: Callable[[], ModuleProcess] | None = None
+    process: ModuleProcess | None = None
+    status: str | None = None
+    restart_at: float = 0.0
+    last_progress: float = field(default_factory=time.monotonic)
+    ended: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to wait for."""
+        is_stuck = self.status is not None and time.monotonic() - self.last_progress > END_SECONDS
+        return self.start is None or self.ended or is_stuck
+
+    def keep_running(self) -> None:
+        """Start the process, unless it runs, has ended, or has crashed a moment ago."""
+        if self.start and not self.process and not self.ended and time.monotonic() >= self.restart_at:
+            self.process = self.start()
+            if self.status is not None:
+                self.process.send(self.status)
+
+    def request_end(self, status: str) -> None:
+        """Ask the process to write what is left and to end; starts one if there is none."""
+        self.status, self.restart_at = status, 0.0
+        self.note_progress()
+        if self.process is not None:
+            self.process.send(status)
+        self.keep_running()
+
+    def note_progress(self) -> None:
+        """Record that the process has written something."""
+        self.last_progress = time.monotonic()
+
+    def handle_exit(self, *, ended: bool) -> None:
+        """Close the process, which has ended by itself or crashed."""
+        self.ended = ended
+        self.restart_at = time.monotonic() + RESTART_SECONDS
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(0)
+            self.process.close()
+        self.process = None
