@@ -10,16 +10,8 @@ Command: mnist-search reproduce all
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.recipe import block_widths
-from search_space.training_config import SGD, Augmentation, OneCycle, TrainingConfig
-
-TRAINING = TrainingConfig(
-    epochs=15,
-    batch_size=64,
-    optimizer=SGD(0.1, nesterov=True, weight_decay=1e-4),
-    schedule=OneCycle(),
-    augmentation=Augmentation.of_strength(0.5),
-)
+from experiments.recipe import block_params
+from search_space import SearchSpace
 
 TRAINING_PARAMS: Mapping[str, Any] = {
     "optimizer": "sgd",
@@ -30,18 +22,13 @@ TRAINING_PARAMS: Mapping[str, Any] = {
     "label_smoothing": 0.0,
     "augmentation": 0.5,
 }
-"""``TRAINING`` as params of the search space."""
+"""The default training configuration as params of the search space."""
 
-TEMPLATE: Mapping[str, Any] = block_widths(8, 16, 12, 16, 20) | {
-    "transition_width": 8,
-    "pool_1": 2,
-    "pool_2": 0,
-    "padding": "valid",
-    "transition": True,
-    "head": "gap_hidden",
-    "dropout": 0.05,
-    "dropout_per": "element",
-}
+TRAINING = SearchSpace(epochs=15).training(TRAINING_PARAMS)
+
+TEMPLATE: Mapping[str, Any] = block_params(
+    8, 16, 12, 16, 20, transition_width=8, pool_1=2, pool_2=0, padding="valid", transition=True
+) | {"head": "gap_hidden", "dropout": 0.05, "dropout_per": "element"}
 """Architecture of the best published networks of 6,000 to 8,000 parameters, as params of the space.
 
 A transition after the first pooling, no padding, no second pooling, global average pooling; see

@@ -9,12 +9,9 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A published network.
+    """A published network with the test accuracy that its author reports, a fraction.
 
-    Attributes:
-        test_accuracy: as reported by the author, a fraction.
-        rule: evaluation protocol; no result is a mean over several random seeds.
-        source: where it was published.
+    ``rule`` is the evaluation protocol; no result is a mean over several random seeds.
     """
 
     name: str

@@ -9,19 +9,23 @@ from typing import Any
 from search_space import Architecture, TrainingConfig
 
 
-def block_widths(*widths: int) -> dict[str, Any]:
-    """Depth and widths of the blocks as params of the search space."""
-    return {"depth": len(widths)} | {f"width_{i}": width for i, width in enumerate(widths, 1)}
+def block_params(*widths: int, **others: Any) -> dict[str, Any]:
+    """Params of the search space: depth and widths of the blocks, and others."""
+    return {"depth": len(widths)} | {f"width_{i}": width for i, width in enumerate(widths, 1)} | others
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def baseline_params(*widths: int, **others: Any) -> dict[str, Any]:
+    """Params of the search space: blocks of these widths, the common params of the baselines, and others."""
+    architecture = {"pool_1": 2, "pool_2": 0, "padding": "valid", "transition": True, "head": "gap"}
+    training = {"optimizer": "sgd", "schedule": "constant", "augmentation": 0.0, "batch_size": 128}
+    return block_params(*widths, **architecture, **training) | others
+
+
+@dataclass(frozen=True, slots=True)
 class ReportedResult:
-    """A result as reported by its author.
+    """A result as reported by its author: the highest accuracy on the 10,000 test images, a fraction.
 
-    Attributes:
-        num_params: learned parameters.
-        test_accuracy: highest reported accuracy on the 10,000 test images, a fraction.
-        wording: the reported result in short, with its evaluation protocol.
+    ``wording`` is the result in short, with its evaluation protocol.
     """
 
     num_params: int

@@ -4,7 +4,7 @@ Source: 131861b3967ff315. Cost: 20 epochs. Reported: 11,588 parameters, 99.28 % 
 Command: mnist-search reproduce seed-004
 """
 
-from experiments.recipe import Recipe, ReportedResult, block_widths
+from experiments.recipe import Recipe, ReportedResult, baseline_params
 from search_space import architecture as arch
 from search_space.training_config import SGD, TrainingConfig
 
@@ -13,43 +13,16 @@ def _block(channels: int) -> tuple[arch.Layer, ...]:
     return (arch.Conv(channels, bias=True), arch.ReLU(), arch.BatchNorm(), arch.Dropout(0.1))
 
 
+_STEM = (*_block(16), *_block(32), arch.Conv(10, kernel_size=1, bias=True), arch.MaxPool())
+_BODY = (*_block(16), *_block(16), *_block(16))
+_HEAD = (arch.GlobalAvgPool(), arch.Flatten(), arch.Linear(10))
+
 RECIPE = Recipe(
     name="seed-004",
     source="131861b3967ff315",
-    architecture=arch.Architecture(
-        (
-            *_block(16),
-            *_block(32),
-            arch.Conv(10, kernel_size=1, bias=True),
-            arch.MaxPool(),
-            *_block(16),
-            *_block(16),
-            *_block(16),
-            arch.GlobalAvgPool(),
-            arch.Flatten(),
-            arch.Linear(10),
-        )
-    ),
+    architecture=arch.Architecture((*_STEM, *_BODY, *_HEAD)),
     training=TrainingConfig(epochs=20, batch_size=128, optimizer=SGD(0.01, momentum=0.9)),
-    reported=ReportedResult(
-        num_params=11_588,
-        test_accuracy=0.9928,
-        wording="99.28 % on the test set, last and best of 20 epochs, one run",
-    ),
+    reported=ReportedResult(11_588, 0.9928, "99.28 % on the test set, last and best of 20 epochs, one run"),
     assumed="a constant learning rate of 0.01 with momentum 0.9, no augmentation",
-    params=block_widths(16, 32, 16, 16, 16)
-    | {
-        "transition_width": 10,
-        "pool_1": 2,
-        "pool_2": 0,
-        "padding": "valid",
-        "transition": True,
-        "head": "gap",
-        "dropout": 0.1,
-        "optimizer": "sgd",
-        "sgd_lr": 0.01,
-        "schedule": "constant",
-        "augmentation": 0.0,
-        "batch_size": 128,
-    },
+    params=baseline_params(16, 32, 16, 16, 16, transition_width=10, dropout=0.1, sgd_lr=0.01),
 )

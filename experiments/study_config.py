@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from search_space import ParameterBudget, SearchSpace
@@ -28,7 +28,7 @@ class StudyConfig:
         budget: maximum number of learned parameters.
         space: search space, including the epochs of a complete training run.
         fill: whether to scale the widths of every proposal to the budget.
-        sampler: name of the Optuna sampler.
+        sampler: name of the Optuna sampler, or class of a sampler object.
         pruner: name of the Optuna pruner.
         seed: of proposals, weights, batches and augmentation.
         train_images, val_images: sizes of the split of the 60,000 training images.
@@ -46,6 +46,35 @@ class StudyConfig:
     val_images: int = 10_000
     split_seed: int = 0
     metric: str = field(default="val_accuracy", init=False)
+
+    @classmethod
+    def for_budget(
+        cls,
+        budget: int,
+        *,
+        depth: tuple[int, int] | None = None,
+        width: tuple[int, int] | None = None,
+        epochs: int | None = None,
+        **values: Any,
+    ) -> StudyConfig:
+        """The configuration for a budget, with the default space unless other bounds are given.
+
+        >>> StudyConfig.for_budget(8000, epochs=5, pruner="none").space
+        SearchSpace(depth=(3, 7), width=(4, 30), epochs=5)
+
+        Args:
+            budget: maximum number of learned parameters.
+            depth: minimum and maximum number of blocks.
+            width: minimum and maximum number of channels of a block.
+            epochs: of a complete training run.
+            values: other fields.
+
+        Raises:
+            ValueError: a value is out of range, or no network of the space is within the budget.
+        """
+        bounds = {"depth": depth, "width": width, "epochs": epochs}
+        given = {name: bound for name, bound in bounds.items() if bound is not None}
+        return cls(budget=budget, space=SearchSpace.for_budget(budget, **given), **values)
 
     def __post_init__(self) -> None:
         ParameterBudget(self.space, self.budget)  # checks the range
@@ -88,14 +117,11 @@ class StudyConfig:
 
     def differences(self, requested: StudyConfig) -> list[Difference]:
         """Fields in which ``requested`` differs from this, the stored configuration."""
-        return [
-            Difference(name, stored, other)
-            for (name, stored), (_, other) in zip(_fields(self), _fields(requested), strict=True)
-            if stored != other
-        ]
+        mine, other = _flat_fields(self), _flat_fields(requested)
+        return [Difference(name, value, other[name]) for name, value in mine.items() if value != other[name]]
 
 
-def _fields(config: StudyConfig) -> list[tuple[str, Any]]:
-    space = [(f.name, getattr(config.space, f.name)) for f in fields(SearchSpace)]
-    rest = [(f.name, getattr(config, f.name)) for f in fields(StudyConfig)]
-    return [*space, *((name, value) for name, value in rest if name != "space")]
+def _flat_fields(config: StudyConfig) -> dict[str, Any]:
+    """Values by name, those of the space first."""
+    values = asdict(config)
+    return {**values.pop("space"), **values}

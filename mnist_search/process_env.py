@@ -6,6 +6,25 @@ import atexit
 import logging
 import os
 import sys
+from typing import NamedTuple
+
+
+class Setting(NamedTuple):
+    """A setting of every command: environment variables, in order of precedence, and a default."""
+
+    variables: tuple[str, ...]
+    default: str
+
+    @property
+    def value(self) -> str:
+        """That of the first variable that is set, else the default."""
+        return next(filter(None, map(os.environ.get, self.variables)), self.default)
+
+
+STORAGE = Setting(("MNIST_SEARCH_STORAGE", "OPTUNA_STORAGE"), "sqlite:///mnist-search.db")
+TRACKING = Setting(("MLFLOW_TRACKING_URI",), "sqlite:///mlflow.db")
+EXPERIMENT = Setting(("MLFLOW_EXPERIMENT_NAME",), "mnist-search")
+DATA = Setting(("MNIST_SEARCH_DATA",), "")
 
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

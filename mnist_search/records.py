@@ -194,6 +194,25 @@ class StudyRecord:
         """The trial with this number."""
         return next((trial for trial in self.trials if trial.number == number), None)
 
+    def row(self, trial: TrialRecord) -> dict[str, Any]:
+        """A trial for a table, without its params and its curve."""
+        is_sampled = self.config.space.architecture_params.keys() <= trial.params.keys()
+        return {
+            "number": trial.number,
+            "state": trial.state,
+            "num_params": trial.num_params,
+            "val_accuracy": trial.val_accuracy,
+            "val_loss": trial.val_loss,
+            "epochs": trial.epochs,
+            "seconds": trial.seconds,
+            "run_id": trial.run_id,
+            "model_id": trial.model_id,
+            "reason": trial.reason,
+            "rejected_draws": trial.rejected,
+            "device": trial.device,
+            "architecture": str(self.config.space.architecture(trial.params)) if is_sampled else None,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from mnist_search.errors import UnusableConfiguration
@@ -13,29 +14,19 @@ BUSY_SECONDS = 60
 
 
 def table_names(path: Path) -> set[str]:
-    """Names of the tables.
-
-    Raises:
-        UnusableConfiguration: not a readable SQLite database.
-    """
+    """Names of the tables; UnusableConfiguration if it is no readable SQLite database."""
     return {str(name) for (name,) in query(path, "SELECT name FROM sqlite_master")}
 
 
 def query(path: Path, sql: str) -> list[tuple[object, ...]]:
-    """Rows of a read-only query.
-
-    Raises:
-        UnusableConfiguration: not a readable SQLite database.
-    """
+    """Rows of a read-only query; UnusableConfiguration if it is no readable SQLite database."""
     try:
         if path.is_dir() or _first_bytes(path) != HEADER:
             raise UnusableConfiguration(f"{path} is not a SQLite database; name another file")
         # mode=ro cannot open a WAL database without its -shm file.
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
-        try:
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
             return connection.execute(sql).fetchall()
-        finally:
-            connection.close()
     except (OSError, sqlite3.Error) as error:
         raise UnusableConfiguration(f"cannot read {path}: {error}; name another file") from error
 

@@ -1,6 +1,5 @@
 """Architectures: frozen tuples of layers, with closed forms for shape, parameters and multiply-adds.
 
-Counting builds no network: every number here is integer arithmetic.
 Shapes have no batch dimension: ``(channels, height, width)`` for maps, ``(features,)`` for vectors.
 """
 
@@ -15,8 +14,6 @@ Shape: TypeAlias = tuple[int, ...]
 
 INPUT_SHAPE: Shape = (1, 28, 28)
 NUM_CLASSES = 10
-FLOAT32_BYTES = 4
-MEBIBYTE = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +152,6 @@ class LayerCost(NamedTuple):
     num_params: int
     multiply_adds: int
 
-    @property
-    def activation_bytes(self) -> int:
-        """Memory of the layer's float32 output."""
-        return FLOAT32_BYTES * prod(self.output_shape)
-
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -184,13 +176,16 @@ class Architecture:
         if shape != (NUM_CLASSES,):
             raise ValueError(f"the network has output shape {shape}, not ({NUM_CLASSES},)")
 
+    def with_input_shapes(self) -> Iterator[tuple[Layer, Shape]]:
+        """Layers and the shapes of their inputs."""
+        shape = INPUT_SHAPE
+        for layer in self.layers:
+            yield layer, shape
+            shape = layer.output_shape(shape)
+
     def num_params(self) -> int:
         """Number of learned parameters, without the running statistics of batch norm."""
-        total, shape = 0, INPUT_SHAPE
-        for layer in self.layers:
-            total += layer.num_params(shape)
-            shape = layer.output_shape(shape)
-        return total
+        return sum(layer.num_params(shape) for layer, shape in self.with_input_shapes())
 
     def multiply_adds(self) -> int:
         """Multiply-adds of convolutions and linear layers in the forward pass of one image."""
@@ -198,10 +193,9 @@ class Architecture:
 
     def costs(self) -> Iterator[LayerCost]:
         """Costs per layer, from input to output."""
-        shape = INPUT_SHAPE
-        for layer in self.layers:
-            input_shape, shape = shape, layer.output_shape(shape)
-            yield LayerCost(layer, shape, layer.num_params(input_shape), layer.multiply_adds(input_shape))
+        for layer, shape in self.with_input_shapes():
+            cost = layer.num_params(shape), layer.multiply_adds(shape)
+            yield LayerCost(layer, layer.output_shape(shape), *cost)
 
     def layer_table(self) -> str:
         """Format the costs per layer and their totals as text, for one float32 image.
@@ -209,33 +203,28 @@ class Architecture:
         The totals are those of torchsummary: the forward/backward pass size counts every output and
         its gradient, and MB means 1024 * 1024 bytes.
         """
-        costs = list(self.costs())
         header = ("Layer", "Output size", "Parameters", "Multiply-adds", "Activation bytes")
-        rows = [
-            (
-                f"{type(cost.layer).__name__}-{number}",
-                str(list(cost.output_shape)),
-                *(f"{n:,}" for n in (cost.num_params, cost.multiply_adds, cost.activation_bytes)),
-            )
-            for number, cost in enumerate(costs, 1)
-        ]
-        lines = ["{:<18}{:>16}{:>14}{:>16}{:>18}".format(*row) for row in (header, *rows)]
-        num_params = sum(cost.num_params for cost in costs)
-        sizes = {
-            "Input size (MB)": FLOAT32_BYTES * prod(INPUT_SHAPE) / MEBIBYTE,
-            "Forward/backward pass size (MB)": 2 * sum(cost.activation_bytes for cost in costs) / MEBIBYTE,
-            "Params size (MB)": FLOAT32_BYTES * num_params / MEBIBYTE,
-        }
+        lines = ["{:<18}{:>16}{:>14}{:>16}{:>18}".format(*header)]
         rule = "-" * len(lines[0])
-        totals = (
+        lines.append(rule)
+        activations = 0
+        for number, cost in enumerate(self.costs(), 1):
+            name, size = f"{type(cost.layer).__name__}-{number}", prod(cost.output_shape)
+            counts = f"{cost.num_params:>14,}{cost.multiply_adds:>16,}{4 * size:>18,}"
+            lines.append(f"{name:<18}{list(cost.output_shape)!s:>16}{counts}")
+            activations += size
+        num_params = self.num_params()
+        sizes = [4 * n / 2**20 for n in (prod(INPUT_SHAPE), 2 * activations, num_params)]
+        names = ("Input size", "Forward/backward pass size", "Params size", "Estimated total size")
+        lines += [
+            rule,
             f"Total params: {num_params:,}",
             f"Trainable params: {num_params:,}",
             f"Total multiply-adds: {self.multiply_adds():,}",
             rule,
-            *(f"{name}: {size:.3f}" for name, size in sizes.items()),
-            f"Estimated total size (MB): {sum(sizes.values()):.3f}",
-        )
-        return "\n".join((lines[0], rule, *lines[1:], rule, *totals))
+            *(f"{n} (MB): {size:.3f}" for n, size in zip(names, (*sizes, sum(sizes)), strict=True)),
+        ]
+        return "\n".join(lines)
 
     def __str__(self) -> str:
         """Short notation, such as ``16v-P-8x1-16-G-fc10``.

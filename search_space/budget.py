@@ -9,17 +9,12 @@ import numpy as np
 
 from search_space.space import Params, SearchSpace
 
-MAX_BUDGET = 1_000_000
-"""The search is for tiny networks."""
+MAX_BUDGET = 1_000_000  # the search is for tiny networks
 
 
 @dataclass(frozen=True)
 class ParameterBudget:
-    """A hard limit on the learned parameters of the networks of a space.
-
-    Raises:
-        ValueError: the limit is not within 1 and ``MAX_BUDGET``.
-    """
+    """A hard limit on the learned parameters of the networks of a space, within 1 and ``MAX_BUDGET``."""
 
     space: SearchSpace
     limit: int

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from search_space import architecture, training_config
-
-Plain: TypeAlias = Any
-"""None, bool, int, float, str, and lists and dicts of them."""
-
-KIND = "kind"
 
 KINDS: dict[str, type] = {
     kind.__name__: kind
@@ -21,17 +16,17 @@ KINDS: dict[str, type] = {
 """Serializable classes by name."""
 
 
-def to_dict(value: Any) -> Plain:
+def to_dict(value: Any) -> Any:
     """Convert dataclasses to dicts with the class name under ``kind``, and tuples to lists."""
     if is_dataclass(value):
         parts = {f.name: to_dict(getattr(value, f.name)) for f in fields(value)}
-        return {KIND: type(value).__name__} | parts
+        return {"kind": type(value).__name__} | parts
     if isinstance(value, tuple):
         return [to_dict(part) for part in value]
     return value
 
 
-def from_dict(plain: Plain) -> Any:
+def from_dict(plain: Any) -> Any:
     """Invert ``to_dict``.
 
     Raises:

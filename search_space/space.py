@@ -6,7 +6,7 @@ trial has the same distributions and a sampler can model them jointly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -22,29 +22,25 @@ from search_space import training_config as cfg
 
 Params: TypeAlias = Mapping[str, Any]
 
-HIDDEN_HEAD_WIDTH = 16
-MIN_UNPADDED_SIZE = 5
-"""Smaller maps are padded, because unpadded convolutions would reduce them to nothing."""
+OUTPUT = arch.Linear(arch.NUM_CLASSES)
+HEADS: dict[str, tuple[arch.Layer, ...]] = {
+    "gap": (arch.GlobalAvgPool(), arch.Flatten(), OUTPUT),
+    "gap_hidden": (arch.GlobalAvgPool(), arch.Flatten(), arch.Linear(16), arch.ReLU(), OUTPUT),
+    "flatten": (arch.Flatten(), OUTPUT),
+}
+MIN_UNPADDED_SIZE = 5  # smaller maps are padded: unpadded convolutions would reduce them to nothing
 
 
 class BudgetTooSmall(ValueError):
-    """No network of a space is within the budget.
-
-    Attributes:
-        smallest: fewest parameters that a network of the space has.
-    """
+    """No network of a space is within the budget."""
 
     def __init__(self, space: SearchSpace, budget: int) -> None:
-        self.smallest = space.smallest
-        lower = " and ".join(
-            f"{name} (now {low}:{high})"
-            for name, (low, high), floor in (("width", space.width, 1), ("depth", space.depth, 3))
-            if low > floor
-        )
+        bounds = (("width", space.width, 1), ("depth", space.depth, 3))
+        lower = [f"{name} (now {low}:{high})" for name, (low, high), floor in bounds if low > floor]
         super().__init__(
             f"no network of this space has {budget:,} parameters or fewer: the smallest has "
-            f"{self.smallest:,}; raise the budget to {self.smallest:,}"
-            + (f" or lower {lower}" if lower else "")
+            f"{space.smallest:,}; raise the budget to {space.smallest:,}"
+            + (f" or lower {' and '.join(lower)}" if lower else "")
         )
 
 
@@ -104,7 +100,7 @@ class SearchSpace:
         return (*(f"width_{i}" for i in range(1, self.depth[1] + 1)), "transition_width")
 
     @cached_property
-    def architecture_params(self) -> dict[str, BaseDistribution]:
+    def architecture_params(self) -> dict[str, CategoricalDistribution | IntDistribution]:
         """Distributions of the params that determine the architecture, and so the parameter count."""
         widths = IntDistribution(*self.width)
         return {
@@ -114,13 +110,14 @@ class SearchSpace:
             "pool_2": IntDistribution(0, 4),
             "padding": CategoricalDistribution(("same", "valid")),
             "transition": CategoricalDistribution((True, False)),
-            "head": CategoricalDistribution(("gap", "gap_hidden", "flatten")),
+            "head": CategoricalDistribution(tuple(HEADS)),
         }
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Distributions of all params."""
-        return self.architecture_params | {
+        return {
+            **self.architecture_params,
             "dropout": FloatDistribution(0.0, 0.1, step=0.01),
             "dropout_per": CategoricalDistribution(("element", "channel")),
             "optimizer": CategoricalDistribution(("sgd", "adamw")),
@@ -157,7 +154,7 @@ class SearchSpace:
                 size //= 2
             if block == params["pool_1"] and params["transition"]:
                 layers += self._block(params, params["transition_width"], kernel_size=1)
-        return arch.Architecture((*layers, *_head(params["head"])))
+        return arch.Architecture((*layers, *HEADS[params["head"]]))
 
     def _block(self, params: Params, width: int, kernel_size: int = 3, padding: int = 0) -> list[arch.Layer]:
         block: list[arch.Layer] = [arch.Conv(width, kernel_size, padding), arch.BatchNorm(), arch.ReLU()]
@@ -179,48 +176,52 @@ class SearchSpace:
     def describe(self, params: Params) -> dict[str, str | int | float]:
         """The architecture in short notation, its costs and the params that it uses, for display."""
         config = self.decode(params)
-        discrete = ("depth", "pool_1", "pool_2", "padding", "transition", "head")
-        training = ("optimizer", "weight_decay", "schedule", "batch_size", "label_smoothing")
+        architecture = ("depth", "pool_1", "pool_2", "padding", "transition", "head", "dropout")
+        training = ("optimizer", "weight_decay", "schedule", "batch_size", "label_smoothing", "augmentation")
         return {
             "architecture": str(config.architecture),
             "num_params": config.architecture.num_params(),
             "multiply_adds": config.architecture.multiply_adds(),
-            **{name: params[name] for name in discrete},
-            "dropout": params["dropout"],
+            **{name: params[name] for name in architecture},
             "dropout_per": params["dropout_per"] if params["dropout"] else "none",
             "peak_lr": config.training.optimizer.lr,
             **{name: params[name] for name in training},
-            "augmentation": params["augmentation"],
-            "epochs": config.training.epochs,
+            "epochs": self.epochs,
+        }
+
+    @cached_property
+    def _choices(self) -> dict[str, Sequence[Any]]:
+        """Values of the architecture params."""
+        return {
+            name: range(param.low, param.high + 1) if isinstance(param, IntDistribution) else param.choices
+            for name, param in self.architecture_params.items()
         }
 
     def draw(self, rng: np.random.RandomState) -> dict[str, Any]:
         """Draw the architecture params independently and uniformly."""
-        return {name: _draw(param, rng) for name, param in self.architecture_params.items()}
+        return {name: values[rng.randint(len(values))] for name, values in self._choices.items()}
 
-    def uniform_width_params(self, width: int) -> Iterator[dict[str, Any]]:
-        """Every combination of the discrete architecture params, with all widths equal."""
-        discrete = {n: d for n, d in self.architecture_params.items() if n not in self.width_params}
-        widths = dict.fromkeys(self.width_params, width)
-        for values in product(*map(_values, discrete.values())):
-            yield widths | dict(zip(discrete, values, strict=True))
+    def _counts(self, width: int) -> Iterator[int]:
+        """Parameter counts of every combination of the other architecture params, with all widths equal."""
+        choices = self._choices | dict.fromkeys(self.width_params, (width,))
+        for values in product(*choices.values()):
+            yield self.architecture(dict(zip(choices, values, strict=True))).num_params()
 
     @cached_property
     def smallest(self) -> int:
         """Parameter count of the smallest network of the space."""
-        return min(self.architecture(p).num_params() for p in self.uniform_width_params(self.width[0]))
+        return min(self._counts(self.width[0]))
 
     @cached_property
     def largest(self) -> int:
         """Parameter count of the largest network of the space."""
-        return max(self.architecture(p).num_params() for p in self.uniform_width_params(self.width[1]))
+        return max(self._counts(self.width[1]))
 
     @property
     def num_architectures(self) -> int:
         """Number of settings of the architecture params, not counting unused ones."""
         widths = self.width[1] - self.width[0] + 1
-        names = ("pool_1", "pool_2", "padding", "head")
-        discrete = prod(len(_values(self.architecture_params[name])) for name in names)
+        discrete = prod(len(self._choices[name]) for name in ("pool_1", "pool_2", "padding", "head"))
         return sum(discrete * widths**d * (1 + widths) for d in range(self.depth[0], self.depth[1] + 1))
 
 
@@ -229,57 +230,23 @@ def _suggest(trial: BaseTrial, name: str, param: BaseDistribution) -> Any:
         case CategoricalDistribution():
             return trial.suggest_categorical(name, param.choices)
         case IntDistribution():
-            return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
+            return trial.suggest_int(name, param.low, param.high)
         case FloatDistribution():
             return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
-    raise TypeError(f"unsupported distribution of {name}: {param!r}")
-
-
-def _values(param: BaseDistribution) -> tuple[Any, ...]:
-    match param:
-        case CategoricalDistribution():
-            return tuple(param.choices)
-        case IntDistribution():
-            return tuple(range(param.low, param.high + 1, param.step))
-    raise TypeError(f"{param!r} is not discrete")
-
-
-def _draw(param: BaseDistribution, rng: np.random.RandomState) -> Any:
-    values = _values(param)
-    return values[rng.randint(len(values))]
-
-
-def _head(kind: str) -> tuple[arch.Layer, ...]:
-    match kind:
-        case "gap":
-            return (arch.GlobalAvgPool(), arch.Flatten(), arch.Linear(arch.NUM_CLASSES))
-        case "gap_hidden":
-            hidden = (arch.Linear(HIDDEN_HEAD_WIDTH), arch.ReLU())
-            return (arch.GlobalAvgPool(), arch.Flatten(), *hidden, arch.Linear(arch.NUM_CLASSES))
-        case "flatten":
-            return (arch.Flatten(), arch.Linear(arch.NUM_CLASSES))
-    raise ValueError(f"unknown head {kind!r}")
 
 
 def _optimizer(params: Params) -> cfg.Optimizer:
-    match params["optimizer"]:
-        case "sgd":
-            return cfg.SGD(params["sgd_lr"], nesterov=True, weight_decay=params["weight_decay"])
-        case "adamw":
-            return cfg.Adam(params["adamw_lr"], weight_decay=params["weight_decay"], decoupled=True)
-    raise ValueError(f"unknown optimizer {params['optimizer']!r}")
+    if params["optimizer"] == "sgd":
+        return cfg.SGD(params["sgd_lr"], nesterov=True, weight_decay=params["weight_decay"])
+    return cfg.Adam(params["adamw_lr"], weight_decay=params["weight_decay"], decoupled=True)
 
 
 def _schedule(kind: str, epochs: int) -> cfg.Schedule:
-    match kind:
-        case "one_cycle":
-            return cfg.OneCycle()
-        case "cosine":
-            return cfg.Cosine()
-        case "step":
-            return cfg.Step(step_size=max(1, round(0.4 * epochs)))
-        case "plateau":
-            return cfg.Plateau()
-        case "constant":
-            return cfg.Constant()
-    raise ValueError(f"unknown schedule {kind!r}")
+    schedules: dict[str, cfg.Schedule] = {
+        "one_cycle": cfg.OneCycle(),
+        "cosine": cfg.Cosine(),
+        "step": cfg.Step(step_size=max(1, round(0.4 * epochs))),
+        "plateau": cfg.Plateau(),
+        "constant": cfg.Constant(),
+    }
+    return schedules[kind]

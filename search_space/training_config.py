@@ -72,40 +72,26 @@ Schedule: TypeAlias = Constant | OneCycle | Cosine | Step | Plateau
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """A random affine map per image and epoch.
+    """A random affine map per image and epoch."""
 
-    Attributes:
-        rotation: maximum absolute angle, degrees.
-        translation: maximum absolute shift, as fractions of (width, height).
-        scale: minimum and maximum factor.
-        shear: maximum absolute angle of the horizontal shear, degrees.
-        fill: pixel value, in [0, 1], outside the image.
-        interpolation: resampling mode.
-    """
-
-    rotation: float = 0.0
-    translation: tuple[float, float] = (0.0, 0.0)
-    scale: tuple[float, float] = (1.0, 1.0)
-    shear: float = 0.0
-    fill: float = 0.0
+    rotation: float = 0.0  # maximum absolute angle, degrees
+    translation: tuple[float, float] = (0.0, 0.0)  # maximum absolute shift, as fractions of (width, height)
+    scale: tuple[float, float] = (1.0, 1.0)  # minimum and maximum factor
+    shear: float = 0.0  # maximum absolute angle of the horizontal shear, degrees
+    fill: float = 0.0  # pixel value, in [0, 1], outside the image
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
 
     @property
     def is_identity(self) -> bool:
         """Whether it changes no image."""
-        return (
-            self.rotation == self.shear == 0.0 and self.translation == (0.0, 0.0) and self.scale == (1.0, 1.0)
-        )
+        return (self.rotation, self.translation, self.scale, self.shear) == (0, (0, 0), (1, 1), 0)
 
     @classmethod
     def of_strength(cls, strength: float) -> Augmentation:
         """A single strength to search over; 1 is 15 degrees rotation, 10 % shift and scale, 10 degrees shear."""
-        return cls(
-            rotation=15.0 * strength,
-            translation=(0.1 * strength, 0.1 * strength),
-            scale=(1 - 0.1 * strength, 1 + 0.1 * strength),
-            shear=10.0 * strength,
-        )
+        shift = 0.1 * strength
+        scale = 1 - shift, 1 + shift
+        return cls(rotation=15.0 * strength, translation=(shift, shift), scale=scale, shear=10.0 * strength)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from contextlib import closing
 
 import sqlalchemy as sa
 
-from mnist_search.data.dataset import load_split
+from mnist_search.data.dataset import load_split, load_test
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
-from mnist_search.storage.tables import leases
+from mnist_search.storage.finals import FinalsStudy, name_of_finals
+from mnist_search.storage.tables import epochs, leases
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.model import count, load_network
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+STORE = "mnist-search.db"
 
 
 def open_study(folder, study="budget-1500"):
-    return SearchStudy.open(Store.open(f"sqlite:///{folder}/mnist-search.db"), study)
+    return SearchStudy.open(Store.open(f"sqlite:///{folder}/{STORE}"), study)
 
 
-def runs_of(folder):
-    """Trial runs by number, the study's run, and a client."""
+def runs_of(folder, study="budget-1500", role="trial"):
+    """Runs of a study's trials by number, its parent run, and a client; ``role`` of finals is ``final``."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("mnist-search")
-    runs = client.search_runs([experiment.experiment_id])
-    trials = {int(r.data.tags["trial"]): r for r in runs if r.data.tags["role"] == "trial"}
-    assert len(trials) == sum(r.data.tags["role"] == "trial" for r in runs), "two runs of one trial"
-    (parent,) = (r for r in runs if r.data.tags["role"] == "study")
+    runs = client.search_runs([experiment.experiment_id], max_results=10_000)
+    of_study = [r for r in runs if r.data.tags["study"] == study and r.data.tags["role"] == role]
+    trials = {int(r.data.tags["trial"]): r for r in of_study}
+    assert len(trials) == len(of_study), "two runs of one trial"
+    names = {study, study.removesuffix(".finals")}
+    (parent,) = (r for r in runs if r.data.tags["role"] == "study" and r.data.tags["study"] in names)
     return trials, parent, client
 
 
-def assert_sound(folder, *, trials, data_dir=None, tracked=True, study="budget-1500", known_faults=()):
+def assert_sound(folder, *, trials, data_dir=None, tracked=True, study="budget-1500"):
     """Check a full study in ``folder``; its record.
 
     Args:
@@ -43,32 +48,86 @@ def assert_sound(folder, *, trials, data_dir=None, tracked=True, study="budget-1
         data_dir: folder of MNIST; None skips the evaluation of the best network.
         tracked: whether MLflow is checked, too.
         study: name of the study.
-        known_faults: checks to omit, because live logging fails them: "models" (a killed worker leaves a
-            logged model without a trial), "times" (a run that is written later ends before it starts).
     """
     search_study = open_study(folder, study)
     record = search_study.record()
     assert [t.number for t in record.trials] == list(range(trials))
     assert all(t.is_finished for t in record.trials)
     assert all(t.num_params <= record.config.budget for t in record.trials)
-    _assert_store_is_clean(folder)
+    assert_store_is_sound(folder)
+    _assert_epochs_match(folder, record)
     weights = search_study.queue.kept_weights()
     _assert_weights_match(record, weights, data_dir)
     if tracked:
-        _assert_tracking_agrees(folder, record, weights, known_faults)
+        runs, parent, client = runs_of(folder, study)
+        _assert_runs_agree(record, runs, parent, client, "val_")
+        _assert_models_agree(record, weights, parent, client)
     return record
 
 
-def _assert_store_is_clean(folder):
-    store = Store.open(f"sqlite:///{folder}/mnist-search.db")
+def assert_finals_sound(folder, study, n, *, data_dir=None, tracked=True):
+    """Check the finals of a search study, or of ``baselines``, in ``folder``; their record.
+
+    Args:
+        folder: working directory of the commands.
+        study: name of the search study.
+        n: number of complete trials that the finals must have, without replaced ones.
+        data_dir: folder of MNIST; None skips the evaluation of the first network on the test set.
+        tracked: whether MLflow is checked, too.
+    """
+    finals = FinalsStudy.open(Store.open(f"sqlite:///{folder}/{STORE}"), name_of_finals(study))
+    record = finals.record()
+    assert [t.state for t in record.current] == ["COMPLETE"] * n
+    assert all(t.is_finished for t in record.trials)
+    assert all(t.epochs == t.task.training.epochs for t in record.current)
+    assert_store_is_sound(folder)
+    _assert_epochs_match(folder, record)
+    weights = finals.queue.kept_weights()
+    assert weights.keys() == {t.trial_id for t in record.trials if t.state == "COMPLETE"}
+    for trial in record.current:
+        network = load_network(trial.task.architecture, weights[trial.trial_id])
+        assert count(network) == trial.num_params
+        if data_dir is not None and trial is record.current[0]:
+            test = load_test(data_dir)
+            assert abs(evaluate(network, test).accuracy - trial.test_accuracy) <= 2 / len(test)
+    if tracked:
+        runs, parent, client = runs_of(folder, record.name, "final")
+        _assert_runs_agree(record, runs, parent, client, "test_")
+        for trial in record.current:
+            assert runs[trial.number].data.metrics["test_accuracy"] == trial.test_accuracy
+            assert runs[trial.number].data.params["final_seed"] == str(trial.task.seed)
+    return record
+
+
+def assert_store_is_sound(folder, database=STORE):
+    """Check that no lease is left, that the databases are intact and that no temporary file is left."""
+    store = Store.open(f"sqlite:///{folder}/{database}")
     with store.engine.connect() as connection:
         assert connection.execute(sa.select(leases)).all() == []
     store.close()
     for path in folder.glob("*.db"):
-        with closing(sqlite3.connect(path)) as database:
-            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     assert [path.name for path in folder.rglob("*") if path.suffix in {".new", ".tmp"}] == []
+
+
+def _assert_epochs_match(folder, record):
+    """The stored epochs are those of each trial's last attempt, once each; they are its curve."""
+    store = Store.open(f"sqlite:///{folder}/{STORE}")
+    rows = defaultdict(list)
+    with store.engine.connect() as connection:
+        of_study = sa.select(epochs).where(epochs.c.study_uid == record.uid).order_by(epochs.c.epoch)
+        for row in connection.execute(of_study):
+            rows[row.trial_id].append((row.attempt, row.epoch, row.val_accuracy, row.train_loss))
+    store.close()
+    for trial in record.trials:
+        if trial.attempt is None and trial.trial_id not in rows:
+            continue  # version 0.1 stored an attribute
+        expected = [(trial.attempt, m.epoch, m.val_accuracy, m.train_loss) for m in trial.curve]
+        assert rows.pop(trial.trial_id, []) == expected
+        assert [metrics.epoch for metrics in trial.curve] == list(range(1, trial.epochs + 1))
+    assert not rows, "epochs of no trial"
 
 
 def _assert_weights_match(record, weights, data_dir):
@@ -88,23 +147,46 @@ def _assert_weights_match(record, weights, data_dir):
         assert abs(evaluate(network, val).accuracy - record.best.val_accuracy) <= 2 / len(val)
 
 
-def _assert_tracking_agrees(folder, record, weights, known_faults):
-    """Every trial has one run with its state, its epochs and its times; models are those of kept weights."""
-    runs, parent, client = runs_of(folder)
-    assert {n: run.info.status for n, run in runs.items()} == {
-        t.number: STATUS[t.state] for t in record.trials
-    }
-    for trial in record.trials:
+def _assert_runs_agree(record, runs, parent, client, prefix):
+    """Every trained trial has one run with its state, identity, times and epochs."""
+    trained = [t for t in record.trials if not t.is_over_budget and t.num_params is not None]
+    assert {n: run.info.status for n, run in runs.items()} == {t.number: STATUS[t.state] for t in trained}
+    for trial in trained:
         run = runs[trial.number]
         assert run.info.run_id == trial.run_id
+        tags = {name: run.data.tags[name] for name in ("study.uid", "trial", "attempt", "trial.state")}
+        assert tags == {
+            "study.uid": record.uid,
+            "trial": str(trial.number),
+            "attempt": trial.attempt or "",
+            "trial.state": trial.state,
+        }
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert "times" in known_faults or run.info.end_time >= run.info.start_time
-        points = client.get_metric_history(trial.run_id, "val_accuracy")
-        assert [point.value for point in sorted(points, key=lambda point: point.step)] == [
-            metrics.val_accuracy for metrics in trial.curve
-        ]
-    models = client.search_logged_models([parent.info.experiment_id], max_results=100)
-    kept = {trial.model_id for trial in record.trials if trial.trial_id in weights}
-    assert kept <= {model.model_id for model in models}
-    assert "models" in known_faults or len(models) == len(kept)
-    assert all(str(model.status) == "READY" for model in models if model.model_id in kept)
+        times = run.info.start_time / 1000, run.info.end_time / 1000
+        for time, stored in zip(times, (trial.started, trial.completed), strict=True):
+            assert abs(time - stored.timestamp()) <= 1
+        _assert_points_agree(trial, client, prefix)
+
+
+def _assert_points_agree(trial, client, prefix):
+    curve = [metrics.to_dict() for metrics in trial.curve]
+    for name in set().union(*curve) - {"epoch", "timestamp"}:
+        history = client.get_metric_history(trial.run_id, name.replace("val_", prefix))
+        points = sorted((point.step, point.timestamp, point.value) for point in history)
+        assert points == [(m["epoch"], m["timestamp"], m[name]) for m in curve], name
+
+
+def _assert_models_agree(record, weights, parent, client):
+    """The study's models are those of the trials with kept weights, one each, all of them complete."""
+    found, token = [], None
+    while True:
+        page = client.search_logged_models([parent.info.experiment_id], max_results=100, page_token=token)
+        found += [model for model in page if model.tags.get("study.uid") == record.uid]
+        token = page.token
+        if not token:
+            break
+    kept = {trial.model_id: trial.run_id for trial in record.trials if trial.trial_id in weights}
+    assert len(found) == len(weights)
+    assert {model.model_id: model.source_run_id for model in found} == kept
+    assert all(str(model.status) == "READY" for model in found)
+    assert all(trial.model_id is None for trial in record.trials if trial.trial_id not in weights)

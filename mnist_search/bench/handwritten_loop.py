@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from multiprocessing import get_all_start_methods
 from typing import Any, TypeAlias
 
@@ -22,9 +23,11 @@ from tqdm import tqdm
 from experiments.recipe import Recipe
 from mnist_search.data.dataset import Digits
 from mnist_search.training.model import MEAN, REFERENCE_LAYERS, STD, modules
-from search_space.training_config import SGD, Adam, Augmentation, Optimizer
+from search_space.training_config import SGD, Adam, Augmentation
 
 Transform: TypeAlias = Callable[[Image.Image], torch.Tensor]
+Step: TypeAlias = tuple[int, float, float]
+"""Number of images, loss, and accuracy of the epoch so far."""
 
 
 class PilDigits(Dataset[tuple[torch.Tensor, int]]):
@@ -61,22 +64,11 @@ def baseline_transforms(augmentation: Augmentation) -> Transform:
 
 
 def handwritten_loop(
-    recipe: Recipe,
-    digits: Digits,
-    num_workers: int,
-    on_step: Callable[[float, float], None] = lambda *_: None,
-    device: str = "cpu",
-    epochs: int = 1,
-) -> Iterator[int]:
-    """Train ``recipe`` as its author does; yields the number of images of each step.
+    recipe: Recipe, digits: Digits, num_workers: int, device: str = "cpu", epochs: int = 1
+) -> Iterator[Step]:
+    """Train ``recipe`` as its author does, at a constant learning rate, in ``epochs`` passes over ``digits``.
 
-    Args:
-        recipe: the network and its training configuration.
-        digits: training images.
-        num_workers: of the ``DataLoader``.
-        on_step: called after every step with its loss and the accuracy of the epoch so far.
-        device: where the network is trained; images are transformed on the CPU.
-        epochs: at a constant learning rate.
+    A ``DataLoader`` with ``num_workers`` processes transforms the images on the CPU. Yields every step.
     """
     loader = DataLoader(
         PilDigits(digits, baseline_transforms(recipe.training.augmentation)),
@@ -87,7 +79,12 @@ def handwritten_loop(
         multiprocessing_context=get_all_start_methods()[0] if num_workers else None,
     )
     network = nn.Sequential(*modules(recipe.architecture, REFERENCE_LAYERS)).to(device)
-    optimizer = _optimizer(network, recipe.training.optimizer)
+    optimizer: torch.optim.Optimizer
+    match recipe.training.optimizer:
+        case SGD(lr, momentum):
+            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
+        case Adam(lr, decay):
+            optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay)
     network.train()
     for _ in range(epochs):
         correct = total = 0
@@ -102,24 +99,15 @@ def handwritten_loop(
                 correct += logits.argmax(dim=1).eq(labels).sum().item()
                 total += len(labels)
                 bar.set_description(f"loss={loss.item():.4f} accuracy={100 * correct / total:.2f}")
-                on_step(loss.item(), correct / total)
-                yield len(labels)
-
-
-def _optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimizer:
-    match config:
-        case SGD(lr, momentum):
-            return torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
-        case Adam(lr, decay):
-            return torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay)
+                yield len(labels), loss.item(), correct / total
 
 
 def images_per_second(
-    steps: Iterator[int], warm_up: int, timed: int, clock: Callable[[], float] = time.perf_counter
+    steps: Iterator[Step], warm_up: int, timed: int, clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Images per second of ``timed`` steps, after ``warm_up`` steps that are not timed."""
     for _ in range(warm_up):
         next(steps)
     started = clock()
-    images = sum(next(steps) for _ in range(timed))
+    images = sum(images for images, *_ in islice(steps, timed))
     return images / (clock() - started)

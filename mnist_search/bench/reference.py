@@ -32,12 +32,9 @@ PARAMS: dict[str, Any] = {
 """Widths 8-16, max pool, 1x1 convolution to 8, 12-16-20, global average pool; batches of 128."""
 
 
-def study_config(epochs: int, train_images: int, val_images: int) -> StudyConfig:
-    """A study without a pruner, so that every trial trains all epochs."""
-    space = SearchSpace.for_budget(BUDGET, epochs=epochs)
-    return StudyConfig(
-        budget=BUDGET, space=space, pruner="none", train_images=train_images, val_images=val_images
-    )
+def study_config(**values: Any) -> StudyConfig:
+    """A study without a pruner, so that every trial trains all epochs; ``values`` replace default ones."""
+    return StudyConfig.for_budget(BUDGET, pruner="none", **values)
 
 
 def recipe(**params: Any) -> Recipe:
@@ -45,12 +42,9 @@ def recipe(**params: Any) -> Recipe:
     config = SearchSpace.for_budget(BUDGET).suggest(FixedTrial(PARAMS | params))
     count = config.architecture.num_params()
     return Recipe(
-        name="reference",
-        source="mnist-search",
-        architecture=config.architecture,
-        training=config.training,
+        name="reference", source="mnist-search", architecture=config.architecture, training=config.training,
         reported=ReportedResult(num_params=count, test_accuracy=0.0, wording="none; for timing only"),
-    )
+    )  # fmt: skip
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mnist_search
-from mnist_search.cli import compare, evaluate, export, report, search, setup, show, space
+from mnist_search.cli import evaluate, export, search, setup, show
 from mnist_search.errors import MnistSearchError
 from mnist_search.process_env import ExitWithoutTeardown, configure_logging, set_defaults
 
@@ -23,12 +23,12 @@ app = typer.Typer(
 )
 
 PANELS = {
-    "Search": (search.run, search.resume, search.enqueue, space.space),
+    "Search": (search.run, search.resume, search.enqueue, search.space),
     "Evaluate": (evaluate.finalize, evaluate.finals, evaluate.reproduce),
     "Export": (export.export, export.verify, export.predict),
     "Inspect": (
         *(show.status, show.studies, show.trials, show.best, show.explain),
-        *(compare.compare, compare.leaderboard, report.report),
+        *(show.compare, show.leaderboard, show.report),
     ),
     "Setup": (setup.data, setup.init, setup.ui, setup.bench),
 }

@@ -43,7 +43,7 @@ def finalize(
     mlflow: opt.MlflowOption = True,
     mlflow_experiment: opt.ExperimentNameOption = opt.DEFAULT_EXPERIMENT,
     data_dir: opt.DataOption = None,
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
 ) -> None:
     """Retrain a study's best trials with several seeds and evaluate them on the test set.
 
@@ -67,7 +67,7 @@ def finalize(
 
 def finals(
     study: opt.StudyArgument,
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
     """Show the test accuracy of a study's finalists."""
@@ -93,7 +93,7 @@ def reproduce(
     mlflow: opt.MlflowOption = True,
     mlflow_experiment: opt.ExperimentNameOption = opt.DEFAULT_EXPERIMENT,
     data_dir: opt.DataOption = None,
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
 ) -> None:
     """Train baselines with their authors' recipe and with the default training configuration.
 

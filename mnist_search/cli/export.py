@@ -12,15 +12,7 @@ from mnist_search.cli import options as opt
 from mnist_search.cli.output import print_fields, print_rows
 from mnist_search.errors import MnistSearchError
 
-
-class ModelFormat(StrEnum):
-    """File format of a network."""
-
-    PT2 = "pt2"
-    ONNX = "onnx"
-    SAFETENSORS = "safetensors"
-
-
+ModelFormat = StrEnum("ModelFormat", ["PT2", "ONNX", "SAFETENSORS"])
 FileArgument = Annotated[Path, typer.Argument(help="A .pt2, .onnx or .safetensors file.")]
 
 
@@ -52,7 +44,7 @@ def export(
 
 
 def verify(
-    file: FileArgument, data_dir: opt.DataOption = None, output_format: opt.FormatOption = opt.Format.TABLE
+    file: FileArgument, data_dir: opt.DataOption = None, output_format: opt.FormatOption = "table"
 ) -> None:
     """Load an exported network, count its parameters, and evaluate it on the data set named in its model card."""
     from mnist_search.export.inference import verify_file
@@ -66,7 +58,7 @@ def verify(
 def predict(
     file: FileArgument,
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files of one digit each.")],
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
 ) -> None:
     """Classify images of handwritten digits, with the probability of every digit.
 
@@ -74,8 +66,7 @@ def predict(
     """
     from mnist_search.export.inference import predict_images
 
-    rows = predict_images(file, images)
-    columns = ("image", "digit", "probability")
+    columns = ("image", "digit", "probability", "probabilities")
     print_rows(
-        rows, output_format, columns if output_format == opt.Format.CSV else (*columns, "probabilities")
+        predict_images(file, images), output_format, columns[:3] if output_format == "csv" else columns
     )

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from mnist_search.errors import UsageError
+from mnist_search.process_env import DATA, EXPERIMENT, STORAGE, TRACKING
 
 if TYPE_CHECKING:
     from mnist_search.tracking.config import TrackingConfig
 
-DEFAULT_STORAGE = "sqlite:///mnist-search.db"
-DEFAULT_TRACKING = "sqlite:///mlflow.db"
-DEFAULT_EXPERIMENT = "mnist-search"
+DEFAULT_STORAGE, DEFAULT_TRACKING, DEFAULT_EXPERIMENT = STORAGE.default, TRACKING.default, EXPERIMENT.default
 
-TRAINING_PANEL, STORAGE_PANEL, STOPPING_PANEL = "Training", "Storage and tracking", "Stop conditions"
+Format: TypeAlias = Literal["table", "json", "csv"]
 
-
-class Format(StrEnum):
-    """How results are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
+training = partial(typer.Option, rich_help_panel="Training")
+storage = partial(typer.Option, rich_help_panel="Storage and tracking")
+stopping = partial(typer.Option, rich_help_panel="Stop conditions")
 
 
+def stored(default: str, *names: str, **settings: Any) -> Any:
+    """An option that takes the value of the stored study, or ``default`` in a new one."""
+    return typer.Option(*names, show_default=default, **settings)
+
+
+StudyArgument = Annotated[str, typer.Argument(help="Name of the study.")]
 FormatOption = Annotated[
     Format, typer.Option("--format", "-f", help="Output format: a table, one JSON document, or CSV.")
 ]
@@ -36,7 +37,7 @@ StorageOption = Annotated[
     str,
     typer.Option(
         "--storage",
-        envvar=["MNIST_SEARCH_STORAGE", "OPTUNA_STORAGE"],
+        envvar=list(STORAGE.variables),
         help="Study store: sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
     ),
 ]
@@ -44,7 +45,7 @@ TrackingOption = Annotated[
     str,
     typer.Option(
         "--tracking-uri",
-        envvar="MLFLOW_TRACKING_URI",
+        envvar=list(TRACKING.variables),
         help="MLflow tracking URI: sqlite:///FILE or the URL of an MLflow server.",
     ),
 ]
@@ -52,89 +53,50 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        envvar="MNIST_SEARCH_DATA",
+        envvar=list(DATA.variables),
         help="Folder of the MNIST IDX files, gzipped or not; downloaded into a cache by default.",
         show_default=False,
     ),
 ]
-StudyArgument = Annotated[str, typer.Argument(help="Name of the study.")]
-
-JobsOption = Annotated[
-    str,
-    typer.Option(
-        "--jobs", "-j", help="Concurrent trials: a number, or auto.", rich_help_panel=TRAINING_PANEL
-    ),
+DepthOption = Annotated[
+    str | None, stored("3:7", "--depth", help="Minimum and maximum number of blocks, LOW:HIGH.")
 ]
+WidthOption = Annotated[
+    str | None, stored("by budget", "--width", help="Minimum and maximum number of channels, LOW:HIGH.")
+]
+JobsOption = Annotated[str, training("--jobs", "-j", help="Concurrent trials: a number, or auto.")]
 DeviceOption = Annotated[
-    Literal["auto", "cuda", "mps", "cpu"],
-    typer.Option("--device", help="Device to train on.", rich_help_panel=TRAINING_PANEL),
+    Literal["auto", "cuda", "mps", "cpu"], training("--device", help="Device to train on.")
 ]
 PrecisionOption = Annotated[
     Literal["auto", "bf16", "fp32"],
-    typer.Option(
+    training(
         "--precision",
         help="Precision of training; auto is bf16 where the hardware computes in bf16 natively.",
-        rich_help_panel=TRAINING_PANEL,
     ),
 ]
-MlflowOption = Annotated[
-    bool, typer.Option("--mlflow/--no-mlflow", help="Log runs to MLflow.", rich_help_panel=STORAGE_PANEL)
-]
+MlflowOption = Annotated[bool, storage("--mlflow/--no-mlflow", help="Log runs to MLflow.")]
 ExperimentNameOption = Annotated[
     str,
-    typer.Option(
-        "--mlflow-experiment",
-        envvar="MLFLOW_EXPERIMENT_NAME",
-        help="Name of the MLflow experiment.",
-        rich_help_panel=STORAGE_PANEL,
-    ),
+    storage("--mlflow-experiment", envvar=list(EXPERIMENT.variables), help="Name of the MLflow experiment."),
 ]
 KeepOption = Annotated[
-    int,
-    typer.Option(
-        "--keep-models",
-        min=0,
-        help="Keep the weights of this many best networks.",
-        rich_help_panel=STORAGE_PANEL,
-    ),
+    int, storage("--keep-models", min=0, help="Keep the weights of this many best networks.")
 ]
-TimeoutOption = Annotated[
-    str | None,
-    typer.Option("--timeout", help="Stop after this time, such as 30m.", rich_help_panel=STOPPING_PANEL),
-]
-TrialTimeoutOption = Annotated[
-    str | None,
-    typer.Option("--trial-timeout", help="Prune a trial after this time.", rich_help_panel=STOPPING_PANEL),
-]
+TimeoutOption = Annotated[str | None, stopping("--timeout", help="Stop after this time, such as 30m.")]
+TrialTimeoutOption = Annotated[str | None, stopping("--trial-timeout", help="Prune a trial after this time.")]
 TargetAccuracyOption = Annotated[
-    float | None,
-    typer.Option(
-        "--target-accuracy",
-        min=0.0,
-        max=1.0,
-        help="Stop at this validation accuracy.",
-        rich_help_panel=STOPPING_PANEL,
-    ),
+    float | None, stopping("--target-accuracy", min=0.0, max=1.0, help="Stop at this validation accuracy.")
 ]
 PatienceOption = Annotated[
-    int | None,
-    typer.Option(
-        "--patience",
-        min=1,
-        help="Stop after this many trials without an improvement.",
-        rich_help_panel=STOPPING_PANEL,
-    ),
+    int | None, stopping("--patience", min=1, help="Stop after this many trials without an improvement.")
 ]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(text: str | None, option: str) -> float | None:
-    """A duration such as ``90``, ``30m`` or ``1h30m`` in seconds.
-
-    Raises:
-        UsageError: not a duration above zero.
-    """
+    """A duration such as ``90``, ``30m`` or ``1h30m`` in seconds; UsageError if it is not above zero."""
     if text is None:
         return None
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
@@ -147,11 +109,7 @@ def parse_duration(text: str | None, option: str) -> float | None:
 
 
 def parse_bounds(text: str | None, option: str) -> tuple[int, int] | None:
-    """``LOW:HIGH`` as a pair.
-
-    Raises:
-        UsageError: not two numbers.
-    """
+    """``LOW:HIGH`` as a pair; UsageError if it is not two numbers."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", text)
@@ -161,11 +119,7 @@ def parse_bounds(text: str | None, option: str) -> tuple[int, int] | None:
 
 
 def parse_jobs(text: str) -> int | None:
-    """A number of worker processes; None for ``auto``.
-
-    Raises:
-        UsageError: neither a number nor ``auto``.
-    """
+    """A number of worker processes; None for ``auto``, UsageError for any other text."""
     if text == "auto":
         return None
     if not re.fullmatch(r"[1-9]\d{0,2}", text):
@@ -178,17 +132,3 @@ def tracking_config(enabled: bool, tracking_uri: str, experiment: str) -> Tracki
     from mnist_search.tracking.config import make_tracking_config
 
     return make_tracking_config(tracking_uri, experiment) if enabled else None
-
-
-def study_name(text: str) -> str:
-    """A study name that is safe in paths, URLs and tags.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
-        raise UsageError(
-            f"{text!r} is not a valid study name: use at most 100 letters, digits, dots, dashes and "
-            "underscores, and begin with a letter or digit"
-        )
-    return text

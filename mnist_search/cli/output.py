@@ -27,25 +27,25 @@ GROUPED = {"num_params", "parameters", "parameters_on_card", "budget", "multiply
 def print_rows(rows: Sequence[Row], output_format: Format, columns: Sequence[str]) -> None:
     """Print rows; the table and the CSV show ``columns`` only, JSON every key."""
     match output_format:
-        case Format.JSON:
+        case "json":
             print_json(list(rows))
-        case Format.CSV:
+        case "csv":
             writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        case Format.TABLE:
+        case "table":
             _print_table(rows, columns)
 
 
 def print_fields(document: Row, output_format: Format) -> None:
     """Print one document."""
     match output_format:
-        case Format.JSON:
+        case "json":
             print_json(document)
-        case Format.CSV:
+        case "csv":
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerows(document.items())
-        case Format.TABLE:
+        case "table":
             width = max(map(len, document))
             for name, value in document.items():
                 print(f"{name.replace('_', ' '):{width}}  {format_value(name, value)}")

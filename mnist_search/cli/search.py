@@ -1,4 +1,4 @@
-"""Verbs that search: run, resume, enqueue."""
+"""Verbs that search or show the search space: run, resume, enqueue, space."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mnist_search.cli import options as opt
-from mnist_search.cli.output import format_value
+from mnist_search.cli.options import stored
+from mnist_search.cli.output import format_value, print_fields
 from mnist_search.cli.show import study_status
-from mnist_search.cli.space import DepthOption, WidthOption
-from mnist_search.errors import MnistSearchError, NoFinishedTrials, UsageError
+from mnist_search.errors import MnistSearchError, UsageError
 
 if TYPE_CHECKING:
     from experiments import StudyConfig
@@ -34,32 +34,22 @@ def run(
     ],
     trials: Annotated[
         int | None,
-        typer.Option(
-            "--trials", "-n", min=1, max=100_000, help="Total number of trials to train.", show_default="50"
-        ),
+        stored("50", "--trials", "-n", min=1, max=100_000, help="Total number of trials to train."),
     ] = None,
     study: Annotated[
         str | None, typer.Option(help="Name of the study.", show_default="budget-BUDGET")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Epochs of a trial.", show_default="15")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of proposals, weights and batches.", show_default="0")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="Sampler: tpe, random or gp.", show_default="tpe")
-    ] = None,
+    epochs: Annotated[int | None, stored("15", min=1, max=10_000, help="Epochs of a trial.")] = None,
+    seed: Annotated[int | None, stored("0", min=0, help="Seed of proposals, weights and batches.")] = None,
+    sampler: Annotated[str | None, stored("tpe", help="Sampler: tpe, random or gp.")] = None,
     pruner: Annotated[
-        str | None,
-        typer.Option(help="Pruner: asha, median, percentile, hyperband or none.", show_default="asha"),
+        str | None, stored("asha", help="Pruner: asha, median, percentile, hyperband or none.")
     ] = None,
     fill: Annotated[
-        bool | None,
-        typer.Option("--fill/--no-fill", help="Scale all widths to fill the budget.", show_default="fill"),
+        bool | None, stored("fill", "--fill/--no-fill", help="Scale all widths to fill the budget.")
     ] = None,
-    depth: DepthOption = None,
-    width: WidthOption = None,
+    depth: opt.DepthOption = None,
+    width: opt.WidthOption = None,
     warm_start: Annotated[
         Literal["templates", "baselines", "none"],
         typer.Option(
@@ -67,12 +57,8 @@ def run(
             "default training; the hand-tuned baselines within the budget, projected to the space; or none."
         ),
     ] = "templates",
-    train_images: Annotated[
-        int | None, typer.Option(min=1000, help="Number of training images.", show_default="50000")
-    ] = None,
-    val_images: Annotated[
-        int | None, typer.Option(min=100, help="Number of validation images.", show_default="10000")
-    ] = None,
+    train_images: Annotated[int | None, stored("50000", min=1000, help="Number of training images.")] = None,
+    val_images: Annotated[int | None, stored("10000", min=100, help="Number of validation images.")] = None,
     jobs: opt.JobsOption = "auto",
     device: opt.DeviceOption = "auto",
     precision: opt.PrecisionOption = "auto",
@@ -127,12 +113,14 @@ def run(
 
 def _parse_budgets(text: str, study: str | None) -> dict[str, int]:
     """Budgets by the name of their study, the smallest first."""
+    from mnist_search.search.study import study_name
+
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
         raise UsageError(f"--budget takes a number of parameters, or several as 1000,2000, not {text!r}")
     budgets = sorted({int(number) for number in text.split(",")})
     if study is not None and len(budgets) == 1:
-        return {opt.study_name(study): budgets[0]}
-    return {opt.study_name(f"{study or 'budget'}-{budget}"): budget for budget in budgets}
+        return {study_name(study): budgets[0]}
+    return {study_name(f"{study or 'budget'}-{budget}"): budget for budget in budgets}
 
 
 def resume(
@@ -155,11 +143,9 @@ def resume(
     data_dir: opt.DataOption = None,
 ) -> None:
     """Continue a study by its name, under its stored configuration."""
-    match = re.fullmatch(r"(\+?)([1-9]\d{0,5})", trials or "+0") if trials else None
-    if trials and not match:
+    if trials and not re.fullmatch(r"\+?[1-9]\d{0,5}", trials):
         raise UsageError(f"--trials takes a number such as 60, or +10 for ten more, not {trials!r}")
-    number = int(match[2]) if match else 0
-    adds = bool(match and match[1])
+    number, adds = int(trials or 0), bool(trials and trials[0] == "+")
     _execute(
         storage=storage, study=study, config=None, n_trials=None if adds else number or None,
         extra_trials=number if adds else 0, jobs=opt.parse_jobs(jobs), device=device, precision=precision,
@@ -221,19 +207,15 @@ def _execute(**options: Any) -> None:
         command = shlex.join(["mnist-search", *sys.argv[1:]])
         typer.echo(f"stopped by {result.stop.reason}; continue with: {command}", err=True)
         raise typer.Exit(128 + result.stop.signal)
-    if result.stop and not result.record.done:
-        raise NoFinishedTrials(f"{result.stop.reason} before any trial finished; allow more time")
 
 
-def _log_report(run_config: RunConfig) -> None:
+def _log_report(config: RunConfig) -> None:
     """Log the study's report to MLflow; a failure does not change the outcome of the search."""
     from mnist_search.report.page import log_report
 
     warn = partial(typer.echo, err=True)
     try:
-        log_report(
-            run_config.storage, run_config.study, run_config.data_dir, tracking=run_config.mlflow, warn=warn
-        )
+        log_report(config.storage, config.study, config.data_dir, tracking=config.mlflow, warn=warn)
     except MnistSearchError as error:
         warn(f"no report in MLflow: {error}")
 
@@ -267,3 +249,38 @@ def _print_dry_run(config: StudyConfig, name: str, n_trials: int) -> None:
     for architecture in first_proposals(config, 3):
         typer.echo(f"  {architecture.num_params():6,}  {architecture}")
     typer.echo("nothing was written (--dry-run)")
+
+
+def space(
+    budget: Annotated[int, typer.Option("--budget", "-b", min=1, help="Maximum number of parameters.")],
+    depth: opt.DepthOption = None,
+    width: opt.WidthOption = None,
+    output_format: opt.FormatOption = "table",
+) -> None:
+    """Print the size of a search space, and the share of it within the budget."""
+    from experiments import StudyConfig
+
+    bounds = opt.parse_bounds(depth, "--depth"), opt.parse_bounds(width, "--width")
+    try:
+        config = StudyConfig.for_budget(budget, depth=bounds[0], width=bounds[1])
+        feasible, near = config.parameter_budget.feasible_share()
+    except ValueError as error:
+        raise UsageError(f"{error}; see mnist-search space --help") from error
+    search_space = config.space
+    document = {
+        "budget": budget,
+        "smallest": search_space.smallest,
+        "largest": search_space.largest,
+        "architectures": search_space.num_architectures,
+        "feasible_share": feasible,
+        "near_budget_share": near,
+        "depth": "{}:{}".format(*search_space.depth),
+        "width": "{}:{}".format(*search_space.width),
+    }
+    params = {name: str(distribution) for name, distribution in search_space.distributions.items()}
+    if output_format != "table":
+        print_fields(document | {"params": params}, output_format)
+        return
+    print_fields(document | {"architectures": f"{search_space.num_architectures:.1e}"}, output_format)
+    print("\nparams")
+    print_fields(params, output_format)

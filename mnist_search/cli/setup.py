@@ -16,7 +16,7 @@ from mnist_search.cli.output import print_fields, print_rows
 from mnist_search.errors import NotFound, UsageError
 
 
-def data(data_dir: opt.DataOption = None, output_format: opt.FormatOption = opt.Format.TABLE) -> None:
+def data(data_dir: opt.DataOption = None, output_format: opt.FormatOption = "table") -> None:
     """Download MNIST if it is missing, and verify the checksums of its four files."""
     from mnist_search.data import mnist
 
@@ -66,7 +66,7 @@ def bench(
     ] = False,
     device: opt.DeviceOption = "auto",
     data_dir: opt.DataOption = None,
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
 ) -> None:
     """Measure the speed of training and of search, and their overhead.
 
@@ -80,5 +80,5 @@ def bench(
         for result in measure(data_dir, device, Path(folder), quick=quick):
             typer.echo(f"{result.name:40} {result.median:10.4g} {result.unit}", err=True)
             results.append(asdict(result))
-    typer.echo(", ".join(f"{name} {value}" for name, value in describe_machine(device).items()), err=True)
+    typer.echo(describe_machine(device), err=True)
     print_rows(results, output_format, ("name", "median", "unit", "min", "max", "note"))

@@ -1,25 +1,27 @@
-"""Verbs that show studies and trials: status, studies, trials, best, explain."""
+"""Verbs that show studies: status, studies, trials, best, explain, compare, leaderboard, report."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mnist_search.cli import options as opt
 from mnist_search.cli.output import print_fields, print_json, print_rows
-from mnist_search.errors import NotFound
+from mnist_search.errors import DiskError, NotFound, UsageError
 
 if TYPE_CHECKING:
-    from mnist_search.records import StudyRecord, TrialRecord
+    from mnist_search.records import StudyRecord
+
+BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
 
 
 def load_studies(storage: str, names: list[str] | None = None) -> list[StudyRecord]:
-    """The named studies, or every study of the store.
-
-    Raises:
-        NotFound: no store, or no such study.
-    """
+    """The named studies, or every study of the store; NotFound without a store or such a study."""
     from mnist_search.storage import database, studies
 
     store = database.Store.open(storage)
@@ -31,15 +33,14 @@ def _latest(storage: str) -> StudyRecord:
     studies = load_studies(storage)
     if not studies:
         raise NotFound("the store has no studies; start one with mnist-search run --budget 8000")
-    starts = {
-        s.name: max((t.started.timestamp() for t in s.trials if t.started), default=0.0) for s in studies
-    }
-    return max(studies, key=lambda study: starts[study.name])
+    return max(
+        studies, key=lambda s: max((t.started.timestamp() for t in s.trials if t.started), default=0.0)
+    )
 
 
 def status(
     study: Annotated[str | None, typer.Argument(help="Name of the study.", show_default="the latest")] = None,
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
     """Show the progress of a study: its trials by state, its best trial."""
@@ -49,7 +50,7 @@ def status(
 
 def study_status(record: StudyRecord) -> dict[str, Any]:
     """Progress of a study, as one document."""
-    states = [trial.state for trial in record.slots]
+    states, best = [trial.state for trial in record.slots], record.best
     return {
         "study": record.name,
         "budget": record.config.budget,
@@ -62,67 +63,42 @@ def study_status(record: StudyRecord) -> dict[str, Any]:
         "waiting": states.count("WAITING"),
         "rejected": record.rejected,
         "trained_epochs": record.trained_epochs,
-        "best": _best_of(record),
-    }
-
-
-def _best_of(record: StudyRecord) -> dict[str, Any] | None:
-    best = record.best
-    if best is None:
-        return None
-    return {
-        "number": best.number,
-        "val_accuracy": best.val_accuracy,
-        "num_params": best.num_params,
-        "architecture": str(record.config.space.architecture(best.params)),
+        "best": best
+        and {
+            "number": best.number,
+            "val_accuracy": best.val_accuracy,
+            "num_params": best.num_params,
+            "architecture": str(record.config.space.architecture(best.params)),
+        },
     }
 
 
 def studies(
-    output_format: opt.FormatOption = opt.Format.TABLE, storage: opt.StorageOption = opt.DEFAULT_STORAGE
+    output_format: opt.FormatOption = "table", storage: opt.StorageOption = opt.DEFAULT_STORAGE
 ) -> None:
     """List the studies of the store."""
     columns = ("study", "budget", "trials_done", "n_trials", "best_val_accuracy", "rejected")
-    rows = []
-    for record in load_studies(storage):
-        row = study_status(record)
-        rows.append(row | {"best_val_accuracy": record.best.val_accuracy if record.best else None})
+    rows = [
+        study_status(record) | {"best_val_accuracy": record.best and record.best.val_accuracy}
+        for record in load_studies(storage)
+    ]
     print_rows(rows, output_format, columns)
 
 
 def trials(
     study: opt.StudyArgument,
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
     """List the trials of a study."""
     columns = ("number", "state", "num_params", "val_accuracy", "epochs", "seconds", "reason", "architecture")
     record = load_studies(storage, [study])[0]
-    print_rows([_trial_row(record, trial) for trial in record.trials], output_format, columns)
-
-
-def _trial_row(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
-    is_sampled = record.config.space.architecture_params.keys() <= trial.params.keys()
-    return {
-        "number": trial.number,
-        "state": trial.state,
-        "num_params": trial.num_params,
-        "val_accuracy": trial.val_accuracy,
-        "val_loss": trial.val_loss,
-        "epochs": trial.epochs,
-        "seconds": trial.seconds,
-        "run_id": trial.run_id,
-        "model_id": trial.model_id,
-        "reason": trial.reason,
-        "rejected_draws": trial.rejected,
-        "device": trial.device,
-        "architecture": str(record.config.space.architecture(trial.params)) if is_sampled else None,
-    }
+    print_rows([record.row(trial) for trial in record.trials], output_format, columns)
 
 
 def best(
     study: opt.StudyArgument,
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
     """Show the best trial of a study."""
@@ -130,14 +106,14 @@ def best(
     trial = record.best
     if trial is None:
         raise NotFound(f"study {study!r} has no complete trial; see mnist-search status {study}")
-    document = {"study": study} | _trial_row(record, trial) | record.config.space.describe(trial.params)
+    document = {"study": study} | record.row(trial) | record.config.space.describe(trial.params)
     print_fields(document, output_format)
 
 
 def explain(
     study: opt.StudyArgument,
     number: Annotated[int, typer.Argument(metavar="trial", help="Number of the trial.", min=0)],
-    output_format: opt.FormatOption = opt.Format.TABLE,
+    output_format: opt.FormatOption = "table",
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
     """Show a trial's layers, training configuration, learning curve and why it ended."""
@@ -145,7 +121,7 @@ def explain(
     trial = record.trial(number)
     if trial is None:
         raise NotFound(f"study {study!r} has no trial {number}; mnist-search trials {study} lists them")
-    document = _trial_row(record, trial) | {"traceback": trial.traceback}
+    document = record.row(trial) | {"traceback": trial.traceback}
     layers: list[dict[str, Any]] = []
     if record.config.space.distributions.keys() <= trial.params.keys():
         config = record.config.space.decode(trial.params)
@@ -159,10 +135,99 @@ def explain(
             }
             for cost in config.architecture.costs()
         ]
-    if output_format == opt.Format.JSON:
+    if output_format == "json":
         print_json(document | {"layers": layers, "curve": [epoch.to_dict() for epoch in trial.curve]})
         return
     print_fields(document, output_format)
     print_rows(layers, output_format, ("layer", "output", "num_params", "multiply_adds"))
     curve = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
     print_rows([epoch.to_dict() for epoch in trial.curve], output_format, curve)
+
+
+def compare(
+    study: Annotated[list[str] | None, typer.Argument(help="Studies.", show_default="all")] = None,
+    published: Annotated[
+        bool, typer.Option("--published/--no-published", help="Include networks that others published.")
+    ] = True,
+    plot: Annotated[
+        Path | None, typer.Option(help="HTML file for a plot of accuracy against parameters.")
+    ] = None,
+    output_format: opt.FormatOption = "table",
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+) -> None:
+    """Compare the best network of each study with the baselines and with published networks.
+
+    reported_test_accuracy: as the authors state it, mostly of the best epoch of one run;
+    best_epoch: mean of the same measure over the seeds of reproduce; val_accuracy: used for selection;
+    test_accuracy_mean: last epoch, over the seeds of finalize or reproduce;
+    front: Pareto front of the studies by parameters and val_accuracy;
+    kind retrained: network of a baseline with the default training configuration.
+    """
+    from mnist_search.report import comparison
+
+    rows = _load_rows(storage, study) + (comparison.published_rows() if published else [])
+    rows.sort(key=lambda row: row["parameters"] or 0)
+    if plot is not None:
+        from mnist_search.report.plots import comparison_figure
+
+        with _disk_errors(plot, "name another file with --plot"):
+            plot.write_text(comparison_figure(rows).to_html())
+    print_rows(rows, output_format, comparison.COLUMNS)
+
+
+def leaderboard(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Markdown file whose leaderboard is replaced.", show_default="standard output"),
+    ] = None,
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+) -> None:
+    """Write the leaderboard of studies and baselines, the most accurate first, with its evidence."""
+    from mnist_search.report.comparison import leaderboard
+
+    table = leaderboard(_load_rows(storage))
+    if file is None:
+        typer.echo(table)
+        return
+    with _disk_errors(file, "name another file"):
+        before, begin, rest = file.read_text().partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not (begin and end):
+            raise UsageError(f"{file} has no leaderboard to replace; add the lines {BEGIN} and {END}")
+        file.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+def _load_rows(storage: str, studies: list[str] | None = None) -> list[dict[str, Any]]:
+    from mnist_search.report import comparison
+
+    try:
+        return comparison.study_rows(storage, load_studies(storage, studies))
+    except NotFound:
+        if studies:
+            raise
+        return comparison.baseline_rows()  # there is no store yet
+
+
+@contextmanager
+def _disk_errors(file: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"cannot write {file}: {error}; {advice}") from error
+
+
+def report(
+    study: opt.StudyArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
+    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+    tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
+    mlflow: opt.MlflowOption = True,
+    mlflow_experiment: opt.ExperimentNameOption = opt.DEFAULT_EXPERIMENT,
+    data_dir: opt.DataOption = None,
+) -> None:
+    """Write a study as one self-contained HTML page, and log the page to the study's MLflow run."""
+    from mnist_search.report.page import log_report
+
+    tracking = opt.tracking_config(mlflow, tracking_uri, mlflow_experiment)
+    log_report(storage, study, data_dir, output=output, tracking=tracking, warn=partial(typer.echo, err=True))
+    typer.echo(output)

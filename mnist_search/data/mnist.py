@@ -27,11 +27,6 @@ SHA256 = {
 """Checksums of the unpacked files."""
 
 
-def cache_dir() -> Path:
-    """Folder of downloaded files, in torchvision's layout."""
-    return user_cache_path("mnist-search") / "MNIST" / "raw"
-
-
 def resolve_data_dir(data_dir: Path | None) -> Path:
     """The given folder, or the cache, into which missing files are downloaded.
 
@@ -40,19 +35,16 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
         DiskError: the cache cannot be written.
     """
     if data_dir is None:
-        download(cache_dir(), ALL_FILES, verify)
-        return cache_dir()
+        cache = user_cache_path("mnist-search") / "MNIST" / "raw"  # torchvision's layout
+        download(cache, ALL_FILES, verify)
+        return cache
     if not data_dir.is_dir():
         raise Unavailable(f"no MNIST data: {data_dir} is not a folder; {ADVICE}")
     return data_dir
 
 
 def verify(folder: Path, names: Iterable[str] = ALL_FILES) -> None:
-    """Check the checksums of these files.
-
-    Raises:
-        Unavailable: a file is missing, unreadable or not the canonical one.
-    """
+    """Check the checksums of these files, as ``read`` does."""
     for name in names:
         read(folder, name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mnist_search.errors import DiskError, UsageError
@@ -39,21 +40,20 @@ def export_champion(
         if network.card.get("test_accuracy") is None:
             raise UsageError(f"{study!r} has no finals to publish; run mnist-search finalize {study} first")
         name, card_name, folder = "model", "card", folder / str(network.card["budget"])
-        _make_folder(folder)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise DiskError(f"cannot create {folder}: {error}; name another with --output") from error
+    digests: dict[str, str] = {}
+    with suppress(OSError, ValueError, LookupError, TypeError):  # files of an earlier export remain valid
+        digests |= json.loads((folder / f"{card_name}.json").read_text())["sha256"]
     suffixes = [f".{each}" for each in formats] or (list(WRITERS) if publish else [".pt2"])
     for suffix in suffixes:
         path = folder / f"{name}{suffix}"
-        export_model(path, network.config.architecture, network.weights)
+        digests[suffix[1:]] = export_model(path, network.config.architecture, network.weights)
         yield path
-    card = {".json": json.dumps(network.card, indent=1), ".md": markdown(name, network.card)}
-    for suffix, text in card.items():
+    card = network.card | {"sha256": digests}
+    for suffix, text in {".json": json.dumps(card, indent=1), ".md": markdown(name, card)}.items():
         path = folder / f"{card_name}{suffix}"
         write_atomically(path, f"{text}\n".encode())
         yield path
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"cannot create {folder}: {error}; name another folder with --output") from error

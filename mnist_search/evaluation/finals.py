@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
-from experiments import BASELINES, Recipe
+from experiments import BASELINES
 from experiments.defaults import TRAINING
 from mnist_search.errors import NotFound, StudyConflict, UsageError
 from mnist_search.records import FinalsRecord, FinalTask, StudyRecord, TrialRecord
@@ -52,23 +53,18 @@ def reproductions(names: Sequence[str], seeds: int) -> list[FinalTask]:
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
         raise NotFound(f"no baseline {unknown[0]!r}; choose one of {', '.join(BASELINES)}, or all")
-    return [
-        task
-        for seed in range(seeds)
-        for name in names
-        for task in _author_and_default_recipes(BASELINES[name], seed)
-    ]
-
-
-def _author_and_default_recipes(recipe: Recipe, seed: int) -> list[FinalTask]:
-    author = FinalTask(
-        name=recipe.name,
-        seed=seed,
-        architecture=recipe.architecture,
-        training=recipe.training,
-        evaluate="every epoch",
-    )
-    return [author, replace(author, name=recipe.name + RETRAINED_SUFFIX, training=TRAINING, evaluate="once")]
+    tasks = []
+    for seed, recipe in product(range(seeds), map(BASELINES.__getitem__, names)):
+        task = FinalTask(
+            name=recipe.name,
+            seed=seed,
+            architecture=recipe.architecture,
+            training=recipe.training,
+            evaluate="every epoch",
+        )
+        retrained = replace(task, name=recipe.name + RETRAINED_SUFFIX, training=TRAINING, evaluate="once")
+        tasks += [task, retrained]
+    return tasks
 
 
 def select_round(
@@ -91,22 +87,18 @@ def select_round(
     is_open = any(trial.is_open for trial in last)
     requests = {(task.name, task.seed) for task in tasks}
     stored = {(trial.task.name, trial.task.seed) for trial in last if trial.task}
-    if requests == stored and (is_open or not again):
-        return _in_round(tasks, number)
-    if is_open and not again:
-        raise StudyConflict(
-            f"finals of {study!r} with other finalists or seeds are unfinished; pass the same "
-            "--top and --seeds to continue them, or --again to start new ones"
-        )
-    if stored and not again and {name for name, _ in requests} <= {name for name, _ in stored}:
-        raise UsageError(
-            f"finalists of {study!r} were already evaluated on the test set; repeating it would "
-            f"select on test data. See `mnist-search finals {study}`, or pass --again"
-        )
-    return _in_round(tasks, number + 1)
-
-
-def _in_round(tasks: Sequence[FinalTask], number: int) -> list[FinalTask]:
+    if requests != stored or (again and not is_open):
+        number += 1
+        if is_open and not again:
+            raise StudyConflict(
+                f"finals of {study!r} with other finalists or seeds are unfinished; pass the same "
+                "--top and --seeds to continue them, or --again to start new ones"
+            )
+        if stored and not again and {name for name, _ in requests} <= {name for name, _ in stored}:
+            raise UsageError(
+                f"finalists of {study!r} were already evaluated on the test set; repeating it would "
+                f"select on test data. See `mnist-search finals {study}`, or pass --again"
+            )
     return [replace(task, round=number) for task in tasks]
 
 

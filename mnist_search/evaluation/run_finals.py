@@ -18,7 +18,7 @@ from mnist_search.execution.config import SyncConfig, WorkerConfig
 from mnist_search.execution.run_study import ReporterFactory, device_and_jobs, train
 from mnist_search.execution.supervisor import Stop
 from mnist_search.records import FinalTask, TrialRecord
-from mnist_search.search.study import SearchStudy
+from mnist_search.search.study import SearchStudy, quiet_optuna
 from mnist_search.storage.database import Store, failure
 from mnist_search.storage.finals import BASELINE_FINALS, FinalsStudy, finals_uid, name_of_finals
 from mnist_search.storage.leases import ProcessIdentity
@@ -26,8 +26,6 @@ from mnist_search.tracking.config import TrackingConfig
 
 if TYPE_CHECKING:
     from mnist_search.training.device import PrecisionChoice
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +57,12 @@ class FinalsResult:
         failed: trials that failed other than by divergence; the same command trains them again.
     """
 
-    rows: Rows
+    rows: list[dict[str, Any]]
     stop: Stop | None
     failed: Sequence[TrialRecord]
 
 
+@quiet_optuna()
 def finalize(
     config: FinalsConfig,
     study: str,
@@ -98,6 +97,7 @@ def finalize(
     return FinalsResult(final_rows(store, record) or [], stop, failed)
 
 
+@quiet_optuna()
 def reproduce(
     config: FinalsConfig, baseline: str, *, seeds: int, make_reporter: ReporterFactory
 ) -> FinalsResult:

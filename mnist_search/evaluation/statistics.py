@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
@@ -26,7 +26,7 @@ class SeedStatistics:
         low, high: 95 % confidence interval of the mean; None for fewer than two seeds.
         best_epoch: mean over the seeds of the best epoch's accuracy; None without accuracies per epoch.
         seconds: mean duration of a trial.
-        device: device and compute mode of the first trial.
+        device: device and compute mode of the first complete trial.
     """
 
     name: str
@@ -34,14 +34,14 @@ class SeedStatistics:
     epochs: int
     n_seeds: int
     failed: int
-    test_accuracy_mean: float | None = None
-    test_accuracy_sd: float | None = None
-    low: float | None = None
-    high: float | None = None
-    worst: float | None = None
-    best_epoch: float | None = None
-    seconds: float | None = None
-    device: str | None = None
+    test_accuracy_mean: float | None
+    test_accuracy_sd: float | None
+    low: float | None
+    high: float | None
+    worst: float | None
+    best_epoch: float | None
+    seconds: float | None
+    device: str | None
 
 
 def seed_statistics(trials: Sequence[TrialRecord]) -> list[SeedStatistics]:
@@ -58,28 +58,23 @@ def _statistics(name: str, trials: Sequence[TrialRecord]) -> SeedStatistics:
     assert task is not None
     complete = [trial for trial in trials if trial.test_accuracy is not None]
     accuracies = [trial.test_accuracy or 0.0 for trial in complete]
-    statistics = SeedStatistics(
+    best = [trial.best_epoch_accuracy for trial in complete if trial.best_epoch_accuracy is not None]
+    low, high = confidence_interval(accuracies) if len(accuracies) > 1 else (None, None)
+    return SeedStatistics(
         name=name,
         parameters=task.architecture.num_params(),
         epochs=task.training.epochs,
         n_seeds=len(accuracies),
         failed=len(trials) - len(accuracies),
-    )
-    if not accuracies:
-        return statistics
-    best = [trial.best_epoch_accuracy for trial in complete if trial.best_epoch_accuracy is not None]
-    statistics = replace(
-        statistics,
-        test_accuracy_mean=mean(accuracies),
-        worst=min(accuracies),
-        device=trials[0].device,
+        test_accuracy_mean=mean(accuracies) if accuracies else None,
+        test_accuracy_sd=stdev(accuracies) if len(accuracies) > 1 else None,
+        low=low,
+        high=high,
+        worst=min(accuracies, default=None),
         best_epoch=mean(best) if best else None,
-        seconds=mean(trial.seconds or 0.0 for trial in complete),
+        seconds=mean(trial.seconds or 0.0 for trial in complete) if complete else None,
+        device=complete[0].device if complete else None,
     )
-    if len(accuracies) == 1:
-        return statistics
-    low, high = confidence_interval(accuracies)
-    return replace(statistics, test_accuracy_sd=stdev(accuracies), low=low, high=high)
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from experiments import StudyConfig
+from mnist_search.errors import UsageError
 from mnist_search.search.stopping import StopConditions
 from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.tracking.config import TrackingConfig
@@ -34,6 +35,9 @@ class RunConfig:
         keep_models: number of trained networks to keep.
         warm_start: trials to enqueue first: templates in a new study, or baselines.
         smaller_study: study of a smaller budget whose best trials are enqueued first.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     storage: str
@@ -52,6 +56,18 @@ class RunConfig:
     smaller_study: str | None = None
     stop_conditions: StopConditions = field(default_factory=StopConditions)
 
+    def __post_init__(self) -> None:
+        stop = asdict(self.stop_conditions)
+        for name, value in {"n_trials": self.n_trials, "jobs": self.jobs, **stop}.items():
+            if value is not None and value <= 0:
+                raise UsageError(f"{name} takes a number above 0, not {value}")
+        if self.keep_models < 0 or (stop["target_accuracy"] or 0) > 1:
+            raise UsageError("keep_models takes a number from 0, and target_accuracy a fraction")
+        choices = {"precision": ("auto", "bf16", "fp32"), "warm_start": get_args(WarmStart)}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} takes {', '.join(known)}, not {getattr(self, name)!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
@@ -61,7 +77,7 @@ class WorkerConfig:
         study: name of the search study or of the finals.
         supervisor: the process that starts the worker.
         sampler: pickled, in place of the one of the study's configuration.
-        keep_models: number of trained networks that a search keeps.
+        keep_models: number of trained networks to keep; None for all.
     """
 
     kind: StudyKind
@@ -72,7 +88,7 @@ class WorkerConfig:
     device: str
     precision: PrecisionChoice
     sampler: bytes | None = None
-    keep_models: int = 0
+    keep_models: int | None = None
     stop_conditions: StopConditions = field(default_factory=StopConditions)
 
 

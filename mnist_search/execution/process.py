@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
@@ -35,7 +34,7 @@ class ModuleProcess:
     def start(cls, module: str, config: object) -> ModuleProcess:
         """Run ``python -m MODULE`` and send it ``config``; it has this process's import path."""
         parent, child = Pipe()
-        with child, _ignored_interrupts():
+        with child, _blocked_interrupts():
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, str(child.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -78,25 +77,21 @@ class ModuleProcess:
 
 def child_environment() -> dict[str, str]:
     """Environment of a new Python process, with this process's import path."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}  # "" is this folder
 
 
 @contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Let a new process ignore SIGINT, which a terminal sends to the whole process group."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _blocked_interrupts() -> Iterator[None]:
+    """Block SIGINT, which a terminal sends to the whole process group, in a new process; here it arrives later."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def connect_to_parent() -> tuple[Connection, Any]:
     """In a started process: the connection to its parent, and the received config."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     return connection, connection.recv()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -20,6 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from mnist_search.execution.events import Event, Message, TrialEnded, TrialEpoch, TrialStarted
 from mnist_search.execution.supervisor import ProgressReporter
 from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord, percent
+
+logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 15.0
 """Interval of reads of the store, which other machines may write."""
@@ -105,8 +108,24 @@ class PlainReporter(ProgressReporter):
         return (time.monotonic() - self._started) / self._ended * left
 
     def print_line(self, line: str) -> None:
-        """Print a line on stderr."""
-        typer.echo(line, err=True)
+        """Print a line on stderr, unless nobody reads it."""
+        with suppress(OSError):
+            typer.echo(line, err=True)
+
+
+class LogReporter(PlainReporter):
+    """Logs the lines at level INFO, and messages as warnings."""
+
+    def handle(self, event: Event) -> None:
+        """Log finished trials and messages."""
+        if isinstance(event, Message):
+            logger.warning(event.text)
+        else:
+            super().handle(event)
+
+    def print_line(self, line: str) -> None:
+        """Log a line."""
+        logger.info(line)
 
 
 class RichReporter(PlainReporter):

@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import TypeAlias
 
 import cloudpickle
-import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.data import mnist
-from mnist_search.errors import MnistSearchError, NotFound, StudyConflict, TryAgain, UnusableConfiguration
+from mnist_search.errors import (
+    MnistSearchError,
+    NoFinishedTrials,
+    NotFound,
+    StudyConflict,
+    TryAgain,
+    UnusableConfiguration,
+    UsageError,
+)
 from mnist_search.execution.config import RunConfig, SyncConfig, WorkerConfig
 from mnist_search.execution.process import ModuleProcess
 from mnist_search.execution.supervisor import ProgressReporter, Stop, Supervisor
@@ -23,7 +30,7 @@ from mnist_search.execution.sync_runner import SyncRunner
 from mnist_search.records import FinalsRecord, StudyRecord
 from mnist_search.search.pruners import check_pruner
 from mnist_search.search.samplers import check_sampler, class_path
-from mnist_search.search.study import SearchStudy
+from mnist_search.search.study import SearchStudy, quiet_optuna
 from mnist_search.search.warm_start import enqueue_baselines, enqueue_best, enqueue_templates
 from mnist_search.storage.database import Store, failure, retry, sqlite_path
 from mnist_search.storage.leases import ProcessIdentity
@@ -55,6 +62,7 @@ class RunResult:
     n_finished: int
 
 
+@quiet_optuna()
 def run_study(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
     """Train a study until it has its number of trials, a stop condition is met or a signal arrives.
 
@@ -68,7 +76,7 @@ def run_study(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResul
 
 
 def _run(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = _pickled_sampler(run_config)
     run_config = _with_noted_sampler(run_config)
     _validate(run_config)
     is_done = _is_done(run_config)
@@ -87,7 +95,7 @@ def _run(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
             data_dir=data_dir,
             device=device,
             precision=run_config.precision,
-            sampler=cloudpickle.dumps(run_config.sampler) if run_config.sampler else None,
+            sampler=sampler,
             keep_models=run_config.keep_models,
             stop_conditions=run_config.stop_conditions,
         )
@@ -108,6 +116,8 @@ def _run(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
         run_config.stop_conditions.timeout,
     )
     final = search_study.record()
+    if stop and not stop.signal and not final.done:
+        raise NoFinishedTrials(f"{stop.reason} before any trial finished; allow more time")
     return RunResult(final, stop, len(final.done) - len(record.done))
 
 
@@ -162,6 +172,18 @@ def train(
             "with --jobs, then run the same command again"
         )
     return supervisor.stop
+
+
+def _pickled_sampler(run_config: RunConfig) -> bytes | None:
+    """The sampler object for the workers; classes of the main module and of a notebook by value.
+
+    Raises:
+        UsageError: it cannot be pickled.
+    """
+    try:
+        return cloudpickle.dumps(run_config.sampler) if run_config.sampler else None
+    except Exception as error:  # whatever its attributes raise
+        raise UsageError(f"the sampler cannot be sent to worker processes: {error}") from error
 
 
 def _with_noted_sampler(run_config: RunConfig) -> RunConfig:

@@ -82,6 +82,8 @@ class Supervisor:
         """Start a worker."""
         process = self.start_process()
         self.processes[process.connection] = process
+        if self.stop:  # a signal arrived meanwhile
+            process.send("stop")
 
     def request_stop(self, stop: Stop) -> None:
         """Ask every worker to release its trial and exit."""
@@ -110,14 +112,16 @@ class Supervisor:
 
     def _handle_sync(self, event: Event | None) -> None:
         match event:
-            case None | WorkerFailed():
-                self.sync.handle_exit(ended=False)
             case WorkerDone():
                 self.sync.handle_exit(ended=True)
             case SyncProgress():
                 self.sync.note_progress()
+            case Message():
+                self._show_once(event)
             case _:
-                self.reporter.handle(event)
+                if isinstance(event, WorkerFailed):
+                    self._show_once(Message(f"cannot write to MLflow: {event.error}"))
+                self.sync.handle_exit(ended=False)
 
     def _handle(self, connection: Connection, event: Event) -> None:
         match event:
@@ -134,14 +138,18 @@ class Supervisor:
             case StopConditionReached(reason):
                 self.reporter.handle(Message(reason))
                 self.request_stop(Stop(reason))
-            case Message():  # workers send the same warnings
-                if event not in self.messages:
-                    self.messages.add(event)
-                    self.reporter.handle(event)
+            case Message():
+                self._show_once(event)
             case _:
                 if isinstance(event, TrialEpoch):
                     self.training.add(connection)
                 self.reporter.handle(event)
+
+    def _show_once(self, message: Message) -> None:
+        """Show a message; several processes send the same ones."""
+        if message not in self.messages:
+            self.messages.add(message)
+            self.reporter.handle(message)
 
     def _reduce_workers(self) -> None:
         """Continue with the remaining workers; fail if there are none and none has finished."""
@@ -154,9 +162,10 @@ class Supervisor:
 
     def _close(self, connection: Connection) -> int:
         """Wait for a worker that exits; its exit code."""
-        process = self.processes.pop(connection)
+        process = self.processes[connection]
+        code = process.wait(STOP_SECONDS)  # a second signal kills it
+        del self.processes[connection]
         self.training.discard(connection)
-        code = process.wait(STOP_SECONDS)
         process.close()
         return code
 
@@ -211,6 +220,9 @@ class Supervisor:
         while self.signals < 2 and not self.sync.is_done:
             self.sync.keep_running()
             self.poll()
+        if self.signals < 2 and self.sync.start and not self.sync.ended:
+            text = "MLflow does not answer; the same command writes what is missing from the store"
+            self.reporter.handle(Message(text))
         self.sync.kill()
 
     def kill_workers(self) -> None:
@@ -222,16 +234,19 @@ class Supervisor:
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Stop at the first signal, kill the workers at the second; no process is left at the end.
+        """Stop at the first signal, kill the processes at the second; none is left at the end.
 
-        Python allows signal handlers in the main thread only.
+        A third signal has its default effect: the store may be locked. Python allows signal handlers in
+        the main thread only.
         """
 
         def handle(number: int, _: Any) -> None:
             self.signals += 1
             if self.signals > 1:
-                for process in self.processes.values():
-                    process.kill()
+                for process in [*self.processes.values(), self.sync.process]:
+                    if process:
+                        process.kill()
+                signal.signal(number, signal.SIG_DFL)
             self.request_stop(Stop(signal.Signals(number).name, number))
 
         is_main = threading.current_thread() is threading.main_thread()

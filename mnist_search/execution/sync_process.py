@@ -22,6 +22,9 @@ INTERVAL = 1.0
 MAX_INTERVAL = 30.0
 """Seconds between two attempts while MLflow is unavailable."""
 
+MAX_SHARE = 0.1
+"""Share of one core's time after which the passes become less frequent."""
+
 GIVE_UP_SECONDS = 10.0
 """Time after the last progress, once the end was requested, after which the rest is left for the next command."""
 
@@ -39,11 +42,14 @@ class SyncLoop:
         self._messages: set[str] = set()
         self._delay = INTERVAL
         self._last_progress = time.monotonic()
-        self._study = TrackedStudy(Store.open(config.storage, write=True), config.study)
+        # A store that is not opened for writing takes SQLite's write lock for its few writes only.
+        self._study = TrackedStudy(Store.open(config.storage), config.study)
         self._sync = StudySync(self._study, config.mlflow, config.data_dir, self._notify, self._on_progress)
 
     def run(self) -> None:
         """Run until the supervisor asks for the end and MLflow agrees with the store, or gives no answer."""
+        self._on_progress()  # the imports took seconds
+        self._channel.poll(0)
         with ExitStack() as stack:
             has_lock, is_end = False, False
             while not self._channel.terminated:
@@ -75,6 +81,7 @@ class SyncLoop:
         return True
 
     def _try_pass(self, status: str) -> bool:
+        started = time.process_time()
         try:
             self._sync.sync(status)
         except Exception as error:  # noqa: BLE001 - whatever happens to MLflow, the search goes on
@@ -87,7 +94,7 @@ class SyncLoop:
             self._sync.reset()
             self._delay = min(2 * self._delay, MAX_INTERVAL)
             return False
-        self._delay = INTERVAL
+        self._delay = min(max(INTERVAL, (time.process_time() - started) / MAX_SHARE), MAX_INTERVAL)
         return True
 
     def _give_up(self, *, has_lock: bool) -> None:

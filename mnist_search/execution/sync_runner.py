@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mnist_search.execution.process import ModuleProcess
 
 RESTART_SECONDS = 5.0
-"""Time between the end of a crashed sync process and its replacement."""
+"""Time between the first crash of the sync process and its replacement; doubled after every further crash."""
 
 END_SECONDS = 30.0
 """Time after which a sync process that was asked to end and makes no progress is killed.
@@ -27,6 +27,7 @@ class SyncRunner:
         process: the running process.
         status: MLflow's status of the study's run at the end; None before the end.
         ended: whether the process has ended by itself.
+        crashes: number of processes that have crashed.
     """
 
     start: Callable[[], ModuleProcess] | None = None
@@ -35,6 +36,7 @@ class SyncRunner:
     restart_at: float = 0.0
     last_progress: float = field(default_factory=time.monotonic)
     ended: bool = False
+    crashes: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -64,7 +66,8 @@ class SyncRunner:
     def handle_exit(self, *, ended: bool) -> None:
         """Close the process, which has ended by itself or crashed."""
         self.ended = ended
-        self.restart_at = time.monotonic() + RESTART_SECONDS
+        self.restart_at = time.monotonic() + RESTART_SECONDS * 2**self.crashes
+        self.crashes += 1
         self.kill()
 
     def kill(self) -> None:

@@ -12,18 +12,19 @@ from optuna import TrialPruned
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
-from torch import AcceleratorError, OutOfMemoryError
+from torch import AcceleratorError, OutOfMemoryError, nn
 
 from experiments import StudyConfig
 from mnist_search.data.dataset import Digits, Split
 from mnist_search.records import EpochMetrics, FinalTask
 from mnist_search.search.samplers import trial_seed
 from mnist_search.storage.queue import LostLease
-from mnist_search.storage.studies import OVER_BUDGET_ATTR
+from mnist_search.storage.studies import OVER_BUDGET_ATTR, TASK_ATTR
 from mnist_search.training.device import ComputeMode, describe_device
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.fit import Diverged, fit
 from mnist_search.training.model import build, to_safetensors
+from search_space import TrainingConfig
 
 
 class Interrupted(Exception):
@@ -49,6 +50,13 @@ class TrialContext:
     on_start: Callable[[int, int], None]
     report: Callable[[EpochMetrics], None]
 
+    def fit(
+        self, network: nn.Module, train: Digits, val: Digits | None, config: TrainingConfig, seed: int
+    ) -> Iterator[EpochMetrics]:
+        """Train a network; see ``training.fit``."""
+        mode, checkpoint = self.compute_mode, self.checkpoint
+        return fit(network, train, val, config, seed=seed, compute_mode=mode, checkpoint=checkpoint)
+
 
 @dataclass
 class TrialResult:
@@ -63,6 +71,11 @@ class TrialResult:
     reason: str | None = None
     safetensors: bytes | None = None
     traceback: str | None = None
+
+    def complete(self, network: nn.Module, *values: float) -> None:
+        """Record that the trial has trained its last epoch."""
+        self.state, self.values = TrialState.COMPLETE, values
+        self.safetensors = to_safetensors(network)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -85,53 +98,38 @@ def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: Tri
     network = build(config.architecture, seed)
     context.on_start(num_params, config.training.epochs)
     result = TrialResult()
-    epochs = fit(
-        network,
-        data.train,
-        data.val,
-        config.training,
-        seed=seed,
-        compute_mode=context.compute_mode,
-        checkpoint=context.checkpoint,
-    )
     with _recorded_end(result):
-        for metrics in epochs:
+        for metrics in context.fit(network, data.train, data.val, config.training, seed):
             context.report(metrics)
             if metrics.epoch < config.training.epochs and trial.should_prune():
                 raise TrialPruned(f"{study.pruner} pruner after epoch {metrics.epoch}")
         assert metrics.val_accuracy is not None
-        result.values, result.safetensors = [metrics.val_accuracy], to_safetensors(network)
-        result.state = TrialState.COMPLETE
+        result.complete(network, metrics.val_accuracy)
     return result
 
 
-def run_final_trial(
-    trial: Trial, task: FinalTask, train: Digits, test: Digits, context: TrialContext
-) -> TrialResult:
-    """Build and train a network on all training images, then evaluate it on the test set.
+def run_final_trial(trial: Trial, data: Split, context: TrialContext) -> TrialResult:
+    """Build and train the network of a final task, then evaluate it on the test set.
 
     The test set is evaluated after the last epoch and influences nothing. If the task evaluates every
     epoch, a plateau schedule follows the test accuracy, as in the author's code.
+
+    Args:
+        trial: its attribute TASK_ATTR is what to train.
+        data: all training images, and the test images as ``val``.
+        context: what the trial calls.
     """
-    trial.set_user_attr("device", device_and_mode(train, context.compute_mode))
+    task = FinalTask.from_dict(trial.user_attrs[TASK_ATTR])
+    trial.set_user_attr("device", device_and_mode(data.train, context.compute_mode))
     network = build(task.architecture, task.seed)
     context.on_start(task.architecture.num_params(), task.training.epochs)
+    evaluated = data.val if task.evaluate == "every epoch" else None
     result = TrialResult()
-    epochs = fit(
-        network,
-        train,
-        test if task.evaluate == "every epoch" else None,
-        task.training,
-        seed=task.seed,
-        compute_mode=context.compute_mode,
-        checkpoint=context.checkpoint,
-    )
     with _recorded_end(result):
-        for metrics in epochs:
+        for metrics in context.fit(network, data.train, evaluated, task.training, task.seed):
             context.report(metrics)
-        evaluation = evaluate(network, test)
-        result.values, result.safetensors = [evaluation.accuracy, evaluation.loss], to_safetensors(network)
-        result.state = TrialState.COMPLETE
+        evaluation = evaluate(network, data.val)
+        result.complete(network, evaluation.accuracy, evaluation.loss)
     return result
 
 

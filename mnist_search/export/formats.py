@@ -6,6 +6,7 @@ returns (N, 10) logits.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_search.errors import DiskError, UnusableConfiguration
 from mnist_search.training.model import count, load_network
@@ -43,21 +44,25 @@ class Artifact:
     Attributes:
         parameters: learned parameters, counted in the file; None where the format does not separate
             them from running statistics.
+        module: the network in evaluation mode; None for ONNX.
     """
 
     logits: Logits
     parameters: int | None
+    module: nn.Module | None = None
 
 
-def export_model(path: Path, architecture: Architecture, weights: bytes) -> None:
-    """Write a network in the format of the suffix: .pt2, .onnx or .safetensors.
+def export_model(path: Path, architecture: Architecture, weights: bytes) -> str:
+    """Write a network in the format of the suffix, .pt2, .onnx or .safetensors; the file's SHA-256 digest.
 
     Raises:
         UnusableConfiguration: unknown format, or its library is not installed.
         DiskError: the file cannot be written; no partial file is left.
     """
     _check_suffix(path)
-    write_atomically(path, WRITERS[path.suffix](architecture, weights))
+    content = WRITERS[path.suffix](architecture, weights)
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_suffix(path: Path) -> None:
@@ -170,8 +175,10 @@ def _as_numpy(module: Callable[[Tensor], Tensor]) -> Logits:
 def _read_pt2(path: Path) -> Artifact:
     logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # it would print a traceback
     program = torch.export.load(path)
-    parameters = sum(p.numel() for p in program.parameters())
-    return Artifact(_as_numpy(program.module()), parameters)
+    network = program.module()
+    for module in network.modules():
+        module.training = False  # export stored this mode; the methods train and eval raise
+    return Artifact(_as_numpy(network), count(network), network)
 
 
 def _read_onnx(path: Path) -> Artifact:
@@ -185,7 +192,7 @@ def _read_safetensors(path: Path) -> Artifact:
     with safe_open(path, "pt") as file:
         architecture = from_dict(json.loads((file.metadata() or {})["architecture"]))
     network = load_network(architecture, path.read_bytes())
-    return Artifact(_as_numpy(network), count(network))
+    return Artifact(_as_numpy(network), count(network), network)
 
 
 READERS: Mapping[str, Callable[[Path], Artifact]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 
 from mnist_search.data.dataset import Digits, load_split, load_test
 from mnist_search.data.mnist import resolve_data_dir
-from mnist_search.errors import UnusableConfiguration
+from mnist_search.errors import MnistSearchError, UnusableConfiguration
 from mnist_search.export.digit_image import load_digit_image
-from mnist_search.export.formats import read_artifact
+from mnist_search.export.formats import Artifact, read_artifact
 from mnist_search.training.evaluate import evaluate
 
 
@@ -24,10 +25,11 @@ def verify_file(file: Path, data_dir: Path | None) -> tuple[dict[str, Any], bool
     Accuracies agree if they differ by one image at most.
 
     Raises:
+        MnistSearchError: the file does not have the digest on its card.
         UnusableConfiguration: the file or its card is missing or damaged.
         Unavailable: no images to evaluate on.
     """
-    artifact, card = read_artifact(file), _read_card(file)
+    artifact, card = read_with_card(file)
     measure, digits = evaluation_digits(card, data_dir)
     accuracy = evaluate(lambda pixels: torch.from_numpy(artifact.logits(pixels.numpy())), digits).accuracy
     same_parameters = artifact.parameters in {None, card["parameters"]}
@@ -39,6 +41,20 @@ def verify_file(file: Path, data_dir: Path | None) -> tuple[dict[str, Any], bool
         f"{measure}_on_card": card[measure],
     }
     return document, same_parameters and abs(accuracy - card[measure]) * len(digits) <= 1
+
+
+def read_with_card(file: Path) -> tuple[Artifact, dict[str, Any]]:
+    """An exported file and its card.
+
+    Raises:
+        MnistSearchError: the file does not have the digest on its card.
+        UnusableConfiguration: the file or its card is missing or damaged.
+    """
+    card = _read_card(file) if file.is_file() else {}
+    expected = card.get("sha256", {}).get(file.suffix[1:])  # version 0.1 wrote none
+    if expected and hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+        raise MnistSearchError(f"{file} is damaged: its card has another SHA-256; export it again")
+    return read_artifact(file), card
 
 
 def evaluation_digits(card: Mapping[str, Any], data_dir: Path | None) -> tuple[str, Digits]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +18,8 @@ from mnist_search.training.evaluate import confusion_matrix, evaluate
 MAX_SHOWN = 25
 
 
-@dataclass(frozen=True, slots=True)
-class Misclassification:
-    """One misclassified image.
-
-    Attributes:
-        image: (28, 28) uint8.
-        probability: of the wrong prediction.
-    """
+class Misclassification(NamedTuple):
+    """A misclassified image, (28, 28) uint8, and the probability of the wrong prediction."""
 
     image: np.ndarray
     label: int
@@ -33,8 +27,7 @@ class Misclassification:
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorAnalysis:
+class ErrorAnalysis(NamedTuple):
     """Accuracy and errors of a network on a set of images.
 
     Attributes:
@@ -54,19 +47,13 @@ def analyze_errors(network: nn.Module, digits: Digits) -> ErrorAnalysis:
     images, labels, predictions = digits.images[wrong], digits.labels[wrong], evaluation.predictions[wrong]
     log_probabilities = evaluation.logits[wrong].log_softmax(1)
     worst = log_probabilities[torch.arange(len(wrong)), labels].argsort()[:MAX_SHOWN].tolist()
-    return ErrorAnalysis(
-        accuracy=evaluation.accuracy,
-        confusion=confusion_matrix(evaluation.predictions, digits.labels).numpy(),
-        worst=[
-            Misclassification(
-                image=images[i, 0].numpy(),
-                label=int(labels[i]),
-                prediction=int(predictions[i]),
-                probability=float(log_probabilities[i, predictions[i]].exp()),
-            )
-            for i in worst
-        ],
-    )
+    probabilities = log_probabilities[torch.arange(len(wrong)), predictions].exp()
+    confusion = confusion_matrix(evaluation.predictions, digits.labels).numpy()
+    cases = [
+        Misclassification(images[i, 0].numpy(), int(labels[i]), int(predictions[i]), float(probabilities[i]))
+        for i in worst
+    ]
+    return ErrorAnalysis(evaluation.accuracy, confusion, cases)
 
 
 def plot_misclassified(misclassified: Sequence[Misclassification]) -> Figure:

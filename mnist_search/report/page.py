@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search import __version__
-from mnist_search.errors import DiskError, NotFound
+from mnist_search.errors import DiskError, NotFound, UnusableConfiguration
 from mnist_search.evaluation.champion import champion
 from mnist_search.evaluation.statistics import final_rows
 from mnist_search.export.inference import evaluation_digits
@@ -25,6 +26,8 @@ from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.figures import confusion
 from mnist_search.training.model import load_network
+
+logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 """How long to wait for the sync process of another command."""
@@ -115,6 +118,9 @@ def _champion(store: Store, study: str, data_dir: Path | None) -> dict[str, Any]
     try:
         best = champion(store, study)
     except NotFound:  # run with --keep-models 0
+        return {}
+    except UnusableConfiguration as error:
+        logger.warning("the report has no champion: %s", error)
         return {}
     measure, digits = evaluation_digits(best.card, data_dir)
     evaluated_on = f"{len(digits):,} {'test' if measure == 'test_accuracy' else 'validation'} images"

@@ -106,13 +106,11 @@ def run_variant(variant: Variant, digits: Digits) -> dict[str, Any]:
 
 def _handwritten_curve(recipe: Recipe, digits: Digits) -> Iterator[dict[str, float]]:
     torch.manual_seed(0)
-    steps: list[tuple[float, float]] = []
-    device = str(digits.images.device)
-    loop = handwritten_loop(recipe, digits, 0, lambda *step: steps.append(step), device, HANDWRITTEN_EPOCHS)
-    per_epoch = len(list(loop)) // HANDWRITTEN_EPOCHS
+    steps = list(handwritten_loop(recipe, digits, 0, str(digits.images.device), HANDWRITTEN_EPOCHS))
+    per_epoch = len(steps) // HANDWRITTEN_EPOCHS
     for end in range(per_epoch, len(steps) + 1, per_epoch):
-        losses = [loss for loss, _ in steps[end - per_epoch : end]]
-        yield {"train_accuracy": steps[end - 1][1], "train_loss": mean(losses)}
+        losses = [loss for _, loss, _ in steps[end - per_epoch : end]]
+        yield {"train_accuracy": steps[end - 1][2], "train_loss": mean(losses)}
 
 
 def report(out: Path) -> None:

@@ -36,7 +36,6 @@ UNSUPPORTED = {
 
 FULLY_RELATIVE = {"tpe"}
 """Samplers that propose every param jointly; inferring that from 500 trials doubles the time of a proposal."""
-
 MAX_DRAWS = {"gp": 4}
 """Fewer draws for a sampler that takes about a second for a proposal."""
 
@@ -45,8 +44,7 @@ class _BufferedStorage:
     """Buffers the system attributes that a sampler writes to its trial; delegates everything else."""
 
     def __init__(self, storage: BaseStorage, trial_id: int) -> None:
-        self._storage = storage
-        self._trial_id = trial_id
+        self._storage, self._trial_id = storage, trial_id
         self.attributes: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -85,8 +83,7 @@ class BudgetSampler(BaseSampler):
 
     Args:
         sampler: the wrapped sampler.
-        space: every param that ``fits`` needs.
-        fits: whether a full set of params is accepted.
+        space: every param that ``fits``, which accepts or rejects a configuration, needs.
         joint: params that the wrapped sampler models jointly; inferred from the trials by default.
         adjust: changes every proposal before ``fits``, such as scaling it to the budget.
         repair: makes a proposal fit after ``max_draws`` rejections.
@@ -107,12 +104,9 @@ class BudgetSampler(BaseSampler):
         repair: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
         max_draws: int = 100,
     ) -> None:
-        self._sampler = sampler
-        self._space = dict(space)
-        self._fits = fits
-        self._joint = joint
-        self._adjust = adjust
-        self._repair = repair
+        self._sampler, self._space = sampler, dict(space)
+        self._fits, self._joint = fits, joint
+        self._adjust, self._repair = adjust, repair
         self._max_draws = max_draws
         self._independent: dict[str, BaseDistribution] = {}
         self.rejected = 0
@@ -122,9 +116,7 @@ class BudgetSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Params that the wrapped sampler models jointly, and all others of the space."""
-        joint = self._joint
-        if joint is None:
-            joint = self._sampler.infer_relative_search_space(study, trial)
+        joint = self._joint or self._sampler.infer_relative_search_space(study, trial)
         self._independent = {n: d for n, d in self._space.items() if n not in joint}
         return {**joint, **self._independent}
 
@@ -138,29 +130,20 @@ class BudgetSampler(BaseSampler):
             return {}
         joint = {n: d for n, d in search_space.items() if n not in self._independent}
         buffer = _BufferedStorage(study._storage, trial._trial_id)
-        params = self._draw_until_fits(_with_storage(study, buffer), trial, joint, presets)
-        buffer.flush(params)
-        return params
-
-    def _draw_until_fits(
-        self, study: Study, trial: FrozenTrial, joint: dict[str, BaseDistribution], presets: dict[str, Any]
-    ) -> dict[str, Any]:
+        view = _with_storage(study, buffer)
         for _ in range(self._max_draws):
-            params = self._propose(study, trial, joint) | presets
-            candidate = self._adjust(params) | presets
-            if self._fits(candidate):
-                return candidate
+            params = dict(self._sampler.sample_relative(view, trial, joint))
+            for name, param in self._space.items():
+                if name not in params:
+                    params[name] = self._sampler.sample_independent(view, trial, name, param)
+            proposal = self._adjust(params | presets) | presets
+            if self._fits(proposal):
+                break
             self.rejected += 1
-        return self._repair(params) | presets
-
-    def _propose(
-        self, study: Study, trial: FrozenTrial, joint: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        params = dict(self._sampler.sample_relative(study, trial, joint))
-        for name, param in self._space.items():
-            if name not in params:
-                params[name] = self._sampler.sample_independent(study, trial, name, param)
-        return params
+        else:
+            proposal = self._repair(params | presets) | presets
+        buffer.flush(proposal)
+        return proposal
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -192,12 +175,7 @@ def _with_storage(study: Study, storage: _BufferedStorage) -> Study:
 
 
 def check_sampler(name: str) -> None:
-    """Check that a sampler exists and can search this space.
-
-    Raises:
-        UsageError: with the reason.
-        StudyConflict: a program searches the study with a sampler object.
-    """
+    """Check that a sampler can search this space: UsageError if not, StudyConflict for a sampler object."""
     if "." in name:
         raise StudyConflict(
             f"the study is searched with a {name} object; continue it with mnist_search.run_study(sampler=...)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mnist_search.records import StudyRecord, TrialRecord
+from mnist_search.records import StudyRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,8 @@ class StopConditions:
             return None
         if self.target_accuracy is not None and (best.val_accuracy or 0.0) >= self.target_accuracy:
             return f"trial {best.number} reached the target accuracy of {self.target_accuracy:.4f}"
-        if self.patience is not None:
-            since_best = sum(_is_later(trial, best) for trial in record.done)
+        if self.patience is not None and best.completed:
+            since_best = sum(bool(t.completed and t.completed > best.completed) for t in record.done)
             if since_best >= self.patience:
                 return f"no improvement in {since_best} trials since trial {best.number}"
         return None
-
-
-def _is_later(trial: TrialRecord, best: TrialRecord) -> bool:
-    return bool(trial.completed and best.completed and trial.completed > best.completed)

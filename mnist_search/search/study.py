@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +23,7 @@ from mnist_search.storage.database import Store
 from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import Claim, TrialQueue
 from mnist_search.storage.studies import CONFIG_ATTR, N_TRIALS_ATTR, UID_ATTR
-from search_space import Architecture, SearchSpace
+from search_space import Architecture
 
 DEFAULT_TRIALS = 50
 """Trained trials of a new study."""
@@ -44,7 +46,7 @@ class SearchStudy:
         sampler: BaseSampler | None = None,
     ) -> None:
         self._store = store
-        self._sampler = sampler
+        self._sampler, self._has_proposed = sampler, False
         self.study = study
         self.name = study.study_name
         self.config = studies.stored_config(study)
@@ -59,13 +61,9 @@ class SearchStudy:
         supervisor: ProcessIdentity | None = None,
         sampler: BaseSampler | None = None,
     ) -> SearchStudy:
-        """Open an existing study.
+        """Open an existing study; a worker's store is open for writing, and ``supervisor`` started it.
 
-        Args:
-            store: for a worker, open for writing.
-            name: of the study.
-            supervisor: the process that started this worker.
-            sampler: proposes in place of the sampler that the StudyConfig names.
+        ``sampler`` proposes in place of the sampler that the StudyConfig names.
 
         Raises:
             NotFound: no such study in the store.
@@ -77,16 +75,10 @@ class SearchStudy:
     def open_or_create(
         cls, store: Store, name: str, config: StudyConfig, n_trials: int | None
     ) -> SearchStudy:
-        """Open the study of this name, created if it does not exist.
+        """Open the study of this name, created if it does not exist, in a store that is open for writing.
 
-        Args:
-            store: open for writing.
-            name: of the study.
-            config: checked against the stored one.
-            n_trials: requested trained trials; None for the stored number, or the default.
-
-        Raises:
-            StudyConflict: the study has another StudyConfig.
+        ``n_trials`` is the requested number of trained trials; None for the stored number, or the default.
+        Raises StudyConflict if the study has another StudyConfig.
         """
         with store.lock("claim"):
             if name in optuna.get_all_study_names(store.storage):
@@ -103,13 +95,8 @@ class SearchStudy:
             return search_study
 
     def check_same_config(self, config: StudyConfig) -> None:
-        """Check that a StudyConfig equals the stored one.
-
-        Raises:
-            StudyConflict: with every difference.
-        """
-        differences = self.config.differences(config)
-        if differences:
+        """Check that a StudyConfig equals the stored one; a StudyConflict names every difference."""
+        if differences := self.config.differences(config):
             text = "; ".join(f"{d.name} is {d.stored}, not {d.requested}" for d in differences)
             raise StudyConflict(
                 f"study {self.name!r} exists with another configuration ({text}); continue it with "
@@ -133,11 +120,7 @@ class SearchStudy:
     def enqueue(self, params: Mapping[str, Any]) -> bool:
         """Enqueue a trial with these params, before any sampled one, unless there is one.
 
-        Returns:
-            Whether a trial was added.
-
-        Raises:
-            UsageError: the network is over the budget.
+        Returns whether a trial was added. Raises UsageError for a network over the budget.
         """
         budget = self.config.parameter_budget
         if not budget.fits(params):
@@ -155,7 +138,18 @@ class SearchStudy:
         return self.queue.claim(self._suggest_params)
 
     def _suggest_params(self, trial: Trial) -> None:
-        """Let the sampler suggest every param; those of an earlier attempt are kept."""
+        """Let the sampler suggest every param; those of an earlier attempt are kept.
+
+        Every process has the same copy of a sampler object. Unless it makes the study's first proposal, it
+        reseeds its copy, so that it does not repeat the draws of another process.
+        """
+        if (
+            self._sampler
+            and not self._has_proposed
+            and any(t.params for t in self.study.get_trials(deepcopy=False))
+        ):
+            self._sampler.reseed_rng()
+        self._has_proposed = True
         self.study.sampler = sampler = sampler_for_trial(self.config, trial.number, self._sampler)
         # Optuna samples at the first suggestion, so the sampler of this trial is the one in use.
         self.config.space.suggest(trial)
@@ -166,14 +160,9 @@ class SearchStudy:
 def resolve_config(url: str, name: str, budget: int, options: Mapping[str, Any]) -> StudyConfig:
     """The StudyConfig that a command requests.
 
-    Options that are not given, or None, take the values of the stored study, so that a changed
-    default never causes a conflict with an existing study. A new study takes the defaults.
-
-    Args:
-        url: storage URL; the store need not exist.
-        name: of the study.
-        budget: maximum number of learned parameters.
-        options: fields of StudyConfig and of its SearchSpace.
+    ``options`` are fields of StudyConfig and of its SearchSpace. Those that are not given, or None, take
+    the values of the stored study, so that a changed default never causes a conflict with an existing
+    study. A new study takes the defaults. The store need not exist.
 
     Raises:
         ValueError: a value is out of range, or no network of the space is within the budget.
@@ -181,16 +170,26 @@ def resolve_config(url: str, name: str, budget: int, options: Mapping[str, Any])
         UnusableConfiguration: mnist-search did not create the study.
     """
     values = {option: value for option, value in options.items() if value is not None}
-    bounds = {option: values.pop(option) for option in ("depth", "width", "epochs") if option in values}
     study = _stored_study(url, name)
     if study is None:
-        config = StudyConfig(budget=budget, space=SearchSpace.for_budget(budget, **bounds), **values)
+        config = StudyConfig.for_budget(budget, **values)
     else:
+        bounds = {option: values.pop(option) for option in ("depth", "width", "epochs") if option in values}
         stored = studies.stored_config(study)
         config = replace(stored, budget=budget, space=replace(stored.space, **bounds), **values)
     check_sampler(config.sampler)
     check_pruner(config.pruner)
     return config
+
+
+def study_name(text: str) -> str:
+    """The name, checked to be safe in paths, URLs and tags; UsageError if it is not."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise UsageError(
+            f"{text!r} is not a valid study name: use at most 100 letters, digits, dots, dashes and "
+            "underscores, and begin with a letter or digit"
+        )
+    return text
 
 
 def n_trials(url: str, name: str, requested: int | None) -> int:
@@ -205,13 +204,24 @@ def _stored_study(url: str, name: str) -> optuna.Study | None:
         study = studies.load(Store.open(url), name)
     except NotFound:
         return None
-    is_incomplete = CONFIG_ATTR not in study.user_attrs and not study.trials  # its creation was interrupted
-    return None if is_incomplete else study
+    is_complete = CONFIG_ATTR in study.user_attrs or study.trials  # else its creation was interrupted
+    return study if is_complete else None
 
 
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Hide Optuna's INFO lines and warnings in this process; also a decorator."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+@quiet_optuna()
 def first_proposals(config: StudyConfig, count: int) -> list[Architecture]:
     """The architectures that a new study of this configuration would try first."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
     proposals = []
     for number in range(count):

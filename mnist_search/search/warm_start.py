@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from experiments import BASELINES, StudyConfig, defaults
@@ -14,22 +14,18 @@ from mnist_search.errors import NotFound
 from mnist_search.records import StudyRecord
 from mnist_search.search.study import SearchStudy
 
-NUM_TRANSFERRED = 3
-"""Number of trials of a smaller budget that a study of a larger one starts with."""
+POINTS = {name: recipe.params for name, recipe in BASELINES.items() if recipe.params}
+"""Params of the points of the search space next to the baselines that have one."""
 
 
 def enqueue_baselines(search_study: SearchStudy) -> list[str]:
-    """Enqueue the baselines within the budget, projected to the space, each once.
-
-    Returns:
-        The names of the baselines within the budget.
-    """
+    """Enqueue the baselines within the budget, projected to the space, each once; their names."""
     config = search_study.config
-    points = {name: project_to_space(config, r.params) for name, r in BASELINES.items() if r.params}
-    names = [name for name, params in points.items() if config.parameter_budget.fits(params)]
-    for name in names:
-        search_study.enqueue(points[name])
-    return names
+    points = {name: project_to_space(config, params) for name, params in POINTS.items()}
+    fitting = {name: params for name, params in points.items() if config.parameter_budget.fits(params)}
+    for params in fitting.values():
+        search_study.enqueue(params)
+    return list(fitting)
 
 
 def enqueue_templates(search_study: SearchStudy) -> None:
@@ -45,13 +41,13 @@ def enqueue_templates(search_study: SearchStudy) -> None:
 
 def known_templates(study_config: StudyConfig) -> list[dict[str, Any]]:
     """The default template and the baselines' architectures, scaled to the budget, with default training."""
-    templates = [defaults.TEMPLATE, *(recipe.params for recipe in BASELINES.values() if recipe.params)]
+    templates = [defaults.TEMPLATE, *POINTS.values()]
     return [scaled_to_budget(study_config, {**params, **defaults.TRAINING_PARAMS}) for params in templates]
 
 
 def enqueue_best(search_study: SearchStudy, smaller: StudyRecord) -> None:
-    """Enqueue the best trials of a smaller budget, scaled to this one."""
-    for trial in smaller.ranked[:NUM_TRANSFERRED]:
+    """Enqueue the three best trials of a smaller budget, scaled to this one."""
+    for trial in smaller.ranked[:3]:
         search_study.enqueue(scaled_to_budget(search_study.config, trial.params))
 
 
@@ -63,44 +59,29 @@ def scaled_to_budget(study_config: StudyConfig, params: Mapping[str, Any]) -> di
 
 
 def project_to_space(study_config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A full set of params of the space, the nearest to the given ones."""
-    return {
-        name: _clip(param, params[name]) if name in params else _default_value(param)
-        for name, param in study_config.space.distributions.items()
-    }
+    """A full set of params of the space, the nearest to the given ones.
 
-
-def _clip(param: BaseDistribution, value: Any) -> Any:
-    if isinstance(param, IntDistribution | FloatDistribution):
-        return type(param.low)(np.clip(value, param.low, param.high))
-    return value
-
-
-def _default_value(param: BaseDistribution) -> Any:
-    """The lower bound, or the first choice."""
-    if isinstance(param, IntDistribution | FloatDistribution):
-        return param.low
-    return param.to_external_repr(0)
+    A param that is not given takes its lower bound, or its first choice.
+    """
+    projected = {}
+    for name, param in study_config.space.distributions.items():
+        if isinstance(param, IntDistribution | FloatDistribution):
+            value = np.clip(params.get(name, param.low), param.low, param.high)
+            projected[name] = type(param.low)(value)
+        else:
+            projected[name] = params.get(name, param.to_external_repr(0))
+    return projected
 
 
 def baseline_params(name: str) -> Mapping[str, Any]:
-    """Params of the point of the search space next to a baseline.
-
-    Raises:
-        NotFound: no baseline of that name, or none with such a point.
-    """
-    params = {name: recipe.params for name, recipe in BASELINES.items() if recipe.params}
-    if name not in params:
-        raise NotFound(f"no baseline {name!r} in the search space; --baseline takes {', '.join(params)}")
-    return params[name]
+    """Params of the point of the search space next to a baseline; NotFound without such a point."""
+    if name not in POINTS:
+        raise NotFound(f"no baseline {name!r} in the search space; --baseline takes {', '.join(POINTS)}")
+    return POINTS[name]
 
 
 def trial_params(record: StudyRecord, number: int) -> Mapping[str, Any]:
-    """Params of a stored trial.
-
-    Raises:
-        NotFound: no trial of that number, or one without params.
-    """
+    """Params of a stored trial; NotFound without such a trial, or if it has none."""
     trial = record.trial(number)
     if trial is None or not trial.params:
         raise NotFound(

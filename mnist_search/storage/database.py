@@ -37,6 +37,9 @@ WAL_IS_SAFE_SINCE = (3, 51, 3)
 
 logger = logging.getLogger(__name__)
 
+POLL_SECONDS = 0.01
+"""Interval of attempts to take a lock file; with longer ones, processes that claim short trials starve others."""
+
 MAX_WAIT_SECONDS = 300.0
 """How long ``retry`` waits for a store that is locked or disconnected."""
 
@@ -154,7 +157,7 @@ class Store:
         file_lock = FileLock(lock_file, timeout=seconds)
         try:
             lock_file.touch()  # FileLock retries without end in a folder that is not writable
-            file_lock.acquire()
+            file_lock.acquire(poll_interval=POLL_SECONDS)
         except Timeout:
             raise TryAgain(_lock_timeout(topic, seconds)) from None
         except OSError as error:

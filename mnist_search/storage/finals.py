@@ -19,8 +19,8 @@ from mnist_search.records import FinalsRecord, FinalTask
 from mnist_search.storage import older_stores, studies
 from mnist_search.storage.database import Store
 from mnist_search.storage.leases import ProcessIdentity
-from mnist_search.storage.queue import TrialQueue
-from mnist_search.storage.studies import TASK_ATTR, UID_ATTR
+from mnist_search.storage.queue import Claim, TrialQueue
+from mnist_search.storage.studies import CONFIG_ATTR, TASK_ATTR, UID_ATTR
 from mnist_search.storage.tables import old_finals
 
 KIND_ATTR, FINALS_KIND = "kind", "finals"
@@ -93,6 +93,10 @@ class FinalsStudy:
                     attributes = {TASK_ATTR: task.to_dict()}
                     self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
 
+    def claim(self) -> Claim | None:
+        """Claim the next trial; None if there is none."""
+        return self.queue.claim()
+
     def record(self) -> FinalsRecord:
         """The finals, as stored now."""
         return _record(self._store, self.study)
@@ -106,7 +110,8 @@ def create_study(store: Store, name: str, uid: str) -> optuna.Study:
     """
     if name in optuna.get_all_study_names(store.storage):
         study = optuna.load_study(study_name=name, storage=store.storage)
-        if study.trials and study.user_attrs.get(KIND_ATTR) != FINALS_KIND:
+        is_finals = study.user_attrs.get(KIND_ATTR) == FINALS_KIND
+        if not is_finals and (study.trials or CONFIG_ATTR in study.user_attrs):
             raise StudyConflict(f"{name!r} is a study of another kind; delete or rename it with Optuna")
     else:
         study = optuna.create_study(

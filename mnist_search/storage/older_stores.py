@@ -7,6 +7,7 @@ configurations of a newer format, so that version 0.1 refuses it.
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -128,10 +129,10 @@ def _raise_format(study: optuna.Study) -> None:
 
 
 def _check_no_final_runs(store: Store) -> None:
-    age = (store.now() - leases.c.beat).label("age")
+    recent = sa.select(leases).where(leases.c.trial_id < 0, leases.c.beat > store.now() - OLD_LEASE_TIMEOUT)
     with store.engine.connect() as connection:
-        rows = connection.execute(sa.select(leases, age).where(leases.c.trial_id < 0)).all()
-    if any(row.age < OLD_LEASE_TIMEOUT and psutil.pid_exists(row.pid) for row in rows):
+        rows = connection.execute(recent).all()
+    if any(row.host != platform.node() or psutil.pid_exists(row.pid) for row in rows):
         raise TryAgain(
             f"a process of version 0.1 trains finals in {store}; end it, then run the same command"
         )

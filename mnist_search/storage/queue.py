@@ -65,6 +65,7 @@ class TrialQueue:
         self._study = study
         self._supervisor = supervisor
         self._uid = str(study.user_attrs[UID_ATTR])
+        self._incomplete: set[str] = set()  # attempts whose claim failed, such as in a locked store
 
     def claim(self, propose: Callable[[Trial], None] | None = None) -> Claim | None:
         """Claim a released trial, else an enqueued one, else a new one; None without a free slot.
@@ -79,6 +80,7 @@ class TrialQueue:
             if trial is None:
                 return None
             claim = Claim(trial, id_of(trial), uuid.uuid4().hex)
+            self._incomplete.add(claim.owner)
             changes = leases.replacement(self._store, claim.trial_id, claim.owner, self._supervisor)
             changes += _attribute_changes(
                 claim.trial_id, {ATTEMPT_ATTR: claim.owner, VERSION_ATTR: __version__}
@@ -86,6 +88,7 @@ class TrialQueue:
             self._execute(changes)
             if propose is not None:
                 propose(trial)
+            self._incomplete.remove(claim.owner)
             logger.info("claimed trial %d", trial.number)
             return claim
 
@@ -159,7 +162,7 @@ class TrialQueue:
         """
         with self._store.lock("claim"):
             stored = self._store.storage.get_trial(claim.trial_id)
-            if stored.state.is_finished() and stored.user_attrs.get(ATTEMPT_ATTR) == claim.owner:
+            if stored.state == state and stored.user_attrs.get(ATTEMPT_ATTR) == claim.owner:
                 return  # an earlier call, whose acknowledgement was lost
             if values is None and state == TrialState.PRUNED and stored.last_step is not None:
                 values = [stored.intermediate_values[stored.last_step]]  # as Study.tell does
@@ -217,7 +220,8 @@ class TrialQueue:
         statuses = leases.statuses(self._store) if running else {}
         for trial in running:
             status = statuses.get(id_of(trial))
-            if status and status.is_active:
+            is_incomplete = trial.user_attrs.get(ATTEMPT_ATTR) in self._incomplete
+            if status and status.is_active and not is_incomplete:
                 continue
             crashes = trial.user_attrs.get("deaths", 0)
             if status and status.is_crash and count_crashes:

@@ -80,3 +80,6 @@ trial_user_attributes = sa.table(
 )
 intermediate_values = sa.table("trial_intermediate_values", sa.column("trial_id"))
 """Tables of Optuna that are written in one transaction with ours."""
+
+trials = sa.table("trials", sa.column("trial_id"), sa.column("study_id"), sa.column("state"))
+"""Optuna's table of trials, read without its objects, which takes ten times as long."""

@@ -13,8 +13,8 @@ from mnist_search.errors import NotFound
 from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord
 from mnist_search.storage import finals, studies, weights
 from mnist_search.storage.database import Store
-from mnist_search.storage.studies import CONFIG_ATTR, N_TRIALS_ATTR, UID_ATTR
-from mnist_search.storage.tables import epochs, tracked_runs
+from mnist_search.storage.studies import CONFIG_ATTR, UID_ATTR
+from mnist_search.storage.tables import epochs, tracked_runs, trial_user_attributes, trials
 
 LOCATIONS_ATTR, REGISTERED_ATTR = "mlflow", "registered"
 """Attributes of a study by tracking URI: its experiment and parent run; the run of the registered champion."""
@@ -59,14 +59,20 @@ class TrackedStudy:
         return self._store.lock(f"sync-{self._study._study_id}", busy_seconds)  # noqa: SLF001
 
     def fingerprint(self) -> Hashable:
-        """A value that changes with everything that ``record`` and ``kept_ids`` return."""
+        """A value that changes with the trials and their epochs, attributes and kept weights."""
         count = sa.select(sa.func.count()).select_from(epochs).where(epochs.c.study_uid == self.uid)
+        attributes = trial_user_attributes.c
+        attempt = sa.func.max(sa.case((attributes.key == studies.ATTEMPT_ATTR, attributes.value_json)))
+        states = (
+            sa.select(trials.c.trial_id, trials.c.state, attempt, sa.func.count(attributes.key))
+            .outerjoin(trial_user_attributes, attributes.trial_id == trials.c.trial_id)
+            .where(trials.c.study_id == self._study._study_id)  # noqa: SLF001
+            .group_by(trials.c.trial_id, trials.c.state)
+        )
         with self._store.engine.connect() as connection:
             n_epochs = connection.execute(count).scalar_one()
-        trials = self._study.get_trials(deepcopy=False)
-        attempts = [(t.state, t.user_attrs.get(studies.ATTEMPT_ATTR), len(t.user_attrs)) for t in trials]
-        n_trials = self._study.user_attrs.get(N_TRIALS_ATTR)
-        return n_epochs, n_trials, tuple(attempts), frozenset(self.kept_ids())
+            rows = frozenset(map(tuple, connection.execute(states)))
+        return n_epochs, rows, frozenset(self.kept_ids())
 
     def search_record(self) -> StudyRecord:
         """The search study with its trials."""

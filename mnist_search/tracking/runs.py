@@ -99,9 +99,9 @@ def user() -> str:
         return "unknown"
 
 
-def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
-    """Log params; values that are stored already are kept."""
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+def missing_params(run: Run, params: Mapping[str, Any]) -> list[Param]:
+    """The params that a run lacks: MLflow refuses another value of a stored one."""
+    return [Param(key, str(value)) for key, value in params.items() if key not in run.data.params]
 
 
 def now_ms() -> int:
@@ -161,7 +161,7 @@ def identity(tracking: Tracking, uid: str, trial: TrialRecord) -> dict[str, str]
 
 
 def create_run(tracking: Tracking, uid: str, trial: TrialRecord, info: RunInfo) -> str:
-    """Create the run of a trial, with the trial's start; the run's id."""
+    """Create the run of a trial, with the trial's start and without its params; the run's id."""
     tags = common_tags(info.role) | identity(tracking, uid, trial)
     tags |= {
         "version": trial.version or __version__,
@@ -169,17 +169,15 @@ def create_run(tracking: Tracking, uid: str, trial: TrialRecord, info: RunInfo) 
         "trial.state": "RUNNING",
         **info.tags,
     }
-    started = milliseconds(trial.started)
-    run = tracking.client.create_run(tracking.experiment_id, started, tags, info.name)
-    run_id = str(run.info.run_id)
-    write_info(tracking, run_id, info, started)
-    return run_id
+    run = tracking.client.create_run(tracking.experiment_id, milliseconds(trial.started), tags, info.name)
+    return str(run.info.run_id)
 
 
-def write_info(tracking: Tracking, run_id: str, info: RunInfo, timestamp: int) -> None:
-    """Write what is known before training; repeated calls change nothing."""
-    log_params(tracking.client, run_id, info.params)
-    tracking.client.log_batch(run_id, metrics=[Metric("num_params", info.num_params, timestamp, 0)])
+def log_info(tracking: Tracking, run_id: str, trial: TrialRecord, info: RunInfo) -> None:
+    """Log what is known before training; repeated calls change nothing."""
+    params = missing_params(tracking.client.get_run(run_id), info.params)
+    num_params = Metric("num_params", info.num_params, milliseconds(trial.started), 0)
+    tracking.client.log_batch(run_id, [num_params], params)
     tracking.client.log_text(run_id, info.layer_table, "layers.txt")
 
 

@@ -18,8 +18,9 @@ from mlflow.tracking import MlflowClient
 from mnist_search import __version__
 from mnist_search.records import StudyRecord
 from mnist_search.storage.tracked import Location, TrackedStudy
+from mnist_search.tracking import runs
 from mnist_search.tracking.config import TrackingConfig, local_file
-from mnist_search.tracking.runs import ROLE_TAG, UID_TAG, Tracking, common_tags, log_params, raise_log_levels
+from mnist_search.tracking.runs import ROLE_TAG, UID_TAG, Tracking, common_tags
 
 CREATION_SECONDS = 120.0
 """How long to wait for another process that creates MLflow's database."""
@@ -47,7 +48,7 @@ def open_tracking(config: TrackingConfig, study: TrackedStudy) -> Tracking:
     Raises:
         MlflowException, SQLAlchemyError, OSError, ImportError: MLflow is unavailable.
     """
-    raise_log_levels()
+    runs.raise_log_levels()
     file = local_file(config.tracking_uri)
     if file is not None:
         create_database(file)
@@ -59,8 +60,8 @@ def open_tracking(config: TrackingConfig, study: TrackedStudy) -> Tracking:
         experiment_id = _experiment_id(client, config)
         tags = common_tags("study") | {UID_TAG: parent.uid, "study": parent.name, "version": __version__}
         run = client.create_run(experiment_id, tags=tags, run_name=parent.name)
-        log_params(client, run.info.run_id, parent.params)
     _restore(client, run)
+    client.log_batch(run.info.run_id, params=runs.missing_params(run, parent.params))
     location = Location(run.info.experiment_id, run.info.run_id)
     study.remember(config.tracking_uri, location)
     return Tracking(client, location.experiment_id, location.parent_run_id)
@@ -70,7 +71,9 @@ def create_database(file: Path) -> None:
     """Create MLflow's tables atomically, in one process at a time: MLflow refuses a partly created database."""
     if file.exists():
         return
-    with FileLock(file.with_name(f".{file.name}.lock"), timeout=CREATION_SECONDS):
+    lock_file = file.with_name(f".{file.name}.lock")
+    lock_file.touch()  # FileLock retries without end in a folder that is not writable
+    with FileLock(lock_file, timeout=CREATION_SECONDS):
         if file.exists():
             return
         temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
@@ -112,9 +115,9 @@ def _found(client: MlflowClient, uid: str) -> Run | None:
     experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
     query = f"tags.`{UID_TAG}` = '{uid}' AND tags.`{ROLE_TAG}` = 'study'"
     for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
-        runs = client.search_runs(experiments, query, view, order_by=["attributes.start_time ASC"])
-        if runs:
-            return runs[0]
+        found = client.search_runs(experiments, query, view, order_by=["attributes.start_time ASC"])
+        if found:
+            return found[0]
     return None
 
 

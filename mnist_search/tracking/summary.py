@@ -1,4 +1,4 @@
-"""Summary of a study on its MLflow run: a Markdown note and a CSV leaderboard."""
+"""Summary of a study on its MLflow run: metrics, a Markdown note and a CSV leaderboard."""
 
 from __future__ import annotations
 
@@ -6,8 +6,28 @@ import csv
 import io
 
 from mnist_search.records import StudyRecord, TrialRecord, percent
+from mnist_search.tracking.runs import Tracking, epoch_metrics, milliseconds, set_tags
 
 NOTE_ROWS = 20
+
+
+def log_summary(tracking: Tracking, record: StudyRecord) -> None:
+    """Log the summary to the parent run; repeated calls change nothing."""
+    parent, best = tracking.parent_run_id, record.best
+    if record.done:
+        values: dict[str, float] = {"trials_done": len(record.done), "rejected": record.rejected}
+        if best is not None:
+            values |= {"best_val_accuracy": best.val_accuracy or 0.0, "best_num_params": best.num_params or 0}
+        timestamp = max(milliseconds(trial.completed) for trial in record.done)
+        rows = epoch_metrics(values | {"epoch": len(record.done), "timestamp": timestamp})
+        tracking.client.log_batch(parent, metrics=rows)
+    tags = {
+        "mlflow.note.content": study_note(record),
+        "trials": f"{len(record.done)}/{record.n_trials}",
+        "best_trial": str(best.number) if best else "",
+    }
+    set_tags(tracking, parent, tags)
+    tracking.client.log_text(parent, leaderboard_csv(record), "leaderboard.csv")
 
 
 def study_note(record: StudyRecord) -> str:

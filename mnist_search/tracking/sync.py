@@ -23,7 +23,7 @@ from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.figures import learning_curve
 from mnist_search.tracking.runs import UID_TAG, Notify, RunInfo, TrackedRun, Tracking
 from mnist_search.tracking.setup import open_tracking
-from mnist_search.tracking.summary import leaderboard_csv, study_note
+from mnist_search.tracking.summary import log_summary
 from mnist_search.training.device import CPU
 
 TERMINATED = {"FINISHED", "KILLED", "FAILED"}
@@ -34,12 +34,14 @@ class SyncedRun:
     """What this process knows of a trial's run.
 
     Attributes:
+        has_info: whether it has what is known before training.
         written: number of epochs that the run has.
         is_ended: whether it has the trial's final state.
     """
 
     run_id: str
     attempt: str
+    has_info: bool = False
     written: int = 0
     is_ended: bool = False
     model_id: str | None = None
@@ -72,6 +74,7 @@ class StudySync:
         self._tracking: Tracking | None = None
         self._runs: dict[int, SyncedRun] = {}
         self._seen: object = None
+        self._summary: object = None
         self._skipped: set[int] = set()
         self._val: Digits | None = None
 
@@ -94,7 +97,7 @@ class StudySync:
 
     def reset(self) -> None:
         """Forget what MLflow has, after an error or before the last pass: the next pass reads it."""
-        self._tracking, self._seen, self._runs = None, None, {}
+        self._tracking, self._seen, self._summary, self._runs = None, None, None, {}
 
     def sync(self, status: str = "RUNNING") -> None:
         """Write what MLflow lacks and delete what the store does not have.
@@ -115,11 +118,12 @@ class StudySync:
             self._adopt(tracking, record)
         for trial in record.trials:
             self._sync_run(tracking, record, trial)
+        summary = (len(record.done), record.n_trials, status)
+        if summary != self._summary:
+            self._update_parent(tracking, record, status)
+            self._summary = summary
         if isinstance(record, StudyRecord):
             self._sync_models(tracking, record)
-            self._update_parent(tracking, record, status)
-        else:
-            self._update_finals(tracking, record, status)
         self._seen = seen
 
     def _adopt(self, tracking: Tracking, record: StudyRecord | FinalsRecord) -> None:
@@ -147,23 +151,23 @@ class StudySync:
         if run.attempt is None or run.uid is None:
             runs.set_tags(tracking, run.run_id, runs.identity(tracking, self._study.uid, trial))
         is_ended = not run.is_deleted and trial.is_finished and run.status == runs.STATUS[trial.state]
-        synced = SyncedRun(run.run_id, trial.attempt or "", is_ended=is_ended)
-        if is_ended:
-            synced.written = trial.epochs
-        self._runs[trial.number] = synced
+        self._runs[trial.number] = SyncedRun(run.run_id, trial.attempt or "", is_ended=is_ended)
 
     def _adopt_models(self, tracking: Tracking) -> None:
+        run_ids = {synced.run_id for synced in self._runs.values()}
+
+        def is_of_trial(model: LoggedModel) -> bool:
+            if UID_TAG in model.tags:
+                return bool(model.tags[UID_TAG] == self._study.uid)
+            return model.source_run_id in run_ids and "-trial-" in model.name  # version 0.1
+
         by_run: dict[str, list[LoggedModel]] = {}
-        for model in models.list_models(tracking, self._is_model_of_trial):
+        for model in models.list_models(tracking, is_of_trial):
             by_run.setdefault(str(model.source_run_id), []).append(model)
         for synced in self._runs.values():
             synced.model_id = models.adopt_model(tracking, by_run.pop(synced.run_id, []))
         for model in (model for left in by_run.values() for model in left):
             models.delete_model(tracking, model.model_id)
-
-    def _is_model_of_trial(self, model: LoggedModel) -> bool:
-        of_older_version = model.name.startswith(f"{self._study.name}-trial-") and UID_TAG not in model.tags
-        return bool(model.tags.get(UID_TAG) == self._study.uid or of_older_version)
 
     def _sync_run(self, tracking: Tracking, record: StudyRecord | FinalsRecord, trial: TrialRecord) -> None:
         synced = self._runs.get(trial.number)
@@ -182,6 +186,9 @@ class StudySync:
             run_id = runs.create_run(tracking, self._study.uid, trial, info)
             synced = self._runs[trial.number] = SyncedRun(run_id, trial.attempt or "")
             self._record(trial, synced)
+        if not synced.has_info:
+            runs.log_info(tracking, synced.run_id, trial, info)
+            synced.has_info = True
         runs.log_epochs(tracking, synced.run_id, trial.curve[synced.written :], info.prefix)
         synced.written = trial.epochs
         if trial.is_finished:
@@ -222,7 +229,7 @@ class StudySync:
             if synced.model_id and trial.trial_id not in kept:
                 models.delete_model(tracking, synced.model_id)
                 synced.model_id = None
-            elif trial.trial_id in kept and not synced.model_id and trial.number not in self._skipped:
+            elif trial.trial_id in kept - self._skipped and trial.is_finished and not synced.model_id:
                 self._log_model(tracking, record, trial, synced)
             else:
                 continue
@@ -241,8 +248,9 @@ class StudySync:
         except (MlflowException, SQLAlchemyError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - a model that cannot be logged stops nothing
-            self._skipped.add(trial.number)
-            self._notify(f"MLflow has no model of trial {trial.number} ({type(error).__name__}: {error})")
+            if trial.trial_id in self._study.kept_ids():  # else a better trial has replaced it
+                self._skipped.add(trial.trial_id)
+                self._notify(f"MLflow lacks a model ({type(error).__name__}: {error})")
 
     def _validation_images(self, record: StudyRecord) -> Digits:
         if self._val is None:
@@ -251,39 +259,23 @@ class StudySync:
             self._val = load_split(folder, *record.config.split, CPU).val
         return self._val
 
-    def _update_parent(self, tracking: Tracking, record: StudyRecord, status: str) -> None:
-        parent, done, best = tracking.parent_run_id, len(record.done), record.best
-        values: dict[str, float] = {"trials_done": done, "rejected": record.rejected}
-        if best is not None:
-            values |= {"best_val_accuracy": best.val_accuracy or 0.0, "best_num_params": best.num_params or 0}
-        metrics = runs.epoch_metrics(values | {"epoch": done, "timestamp": runs.now_ms()})
-        tracking.client.log_batch(parent, metrics=metrics)
-        tags = {
-            "mlflow.note.content": study_note(record),
-            "trials": f"{done}/{record.n_trials}",
-            "best_trial": str(best.number) if best else "",
-        }
-        runs.set_tags(tracking, parent, tags)
-        tracking.client.log_text(parent, leaderboard_csv(record), "leaderboard.csv")
-        self._set_status(tracking, status)
-
-    def _update_finals(self, tracking: Tracking, record: FinalsRecord, status: str) -> None:
-        runs.set_tags(tracking, tracking.parent_run_id, {"finals": f"{len(record.done)}/{record.n_trials}"})
-        if status != "RUNNING":
-            self._set_status(tracking, status)
-
-    def _set_status(self, tracking: Tracking, status: str) -> None:
-        if status == "RUNNING":
-            tracking.client.update_run(tracking.parent_run_id, status)
+    def _update_parent(self, tracking: Tracking, record: StudyRecord | FinalsRecord, status: str) -> None:
+        parent = tracking.parent_run_id
+        if isinstance(record, StudyRecord):
+            log_summary(tracking, record)
         else:
-            tracking.client.set_terminated(tracking.parent_run_id, status)
+            runs.set_tags(tracking, parent, {"finals": f"{len(record.done)}/{record.n_trials}"})
+        if status != "RUNNING":
+            tracking.client.set_terminated(parent, status)
+        elif isinstance(record, StudyRecord):
+            tracking.client.update_run(parent, status)
         self._on_progress()
 
 
 def _is_run_of(run: TrackedRun, trial: TrialRecord) -> bool:
     if run.attempt is None:  # version 0.1
-        of_old_trial = trial.attempt is None and run.number == trial.number
-        return run.run_id == trial.run_id or of_old_trial
+        is_old = (trial.attempt or "0.1/").startswith("0.1/")
+        return is_old and (run.run_id == trial.run_id or run.number == trial.number)
     return run.number == trial.number and run.attempt == (trial.attempt or "")
 
 

@@ -12,17 +12,10 @@ from search_space.training_config import Augmentation
 
 
 def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """Apply a random affine map to each image.
+    """Apply a random affine map to each of (N, 1, H, W) images with floating-point values in [0, 1].
 
     Angles, shifts, scales and shears are uniform, as in ``torchvision.transforms.RandomAffine``,
     which draws once per call and so once per batch.
-
-    Args:
-        images: (N, 1, H, W) floating point, values in [0, 1].
-        augmentation: ranges of the draws.
-
-    Returns:
-        (N, 1, H, W), same dtype and device.
     """
     if augmentation.is_identity:
         return images

@@ -10,18 +10,14 @@ from torch import Tensor
 from mnist_search.training.capturable import Capturable
 from mnist_search.training.step import TrainStep
 
-WARM_UP = 3
-"""Calls before capture, as many as in torch's documentation."""
-
-BEFORE_REPLAYS = WARM_UP + 1
-"""Calls that take longer than a replay."""
+WARM_UP = 3  # calls before capture, as many as in torch's documentation
+BEFORE_REPLAYS = WARM_UP + 1  # calls that take longer than a replay
 
 
 class CudaGraphStep:
     """Captures a step as a CUDA graph on the fourth call and replays it afterwards, as one launch.
 
-    The graph contains index select, augmentation, both passes, optimizer and weight average; only
-    the scheduled hyperparameters are copied to the device before. As in torch's "whole-network
+    Only the scheduled hyperparameters are copied to the device before. As in torch's "whole-network
     capture", the warm-up calls, in which libraries select and load kernels, run on a side stream;
     they are ordinary training steps.
 
@@ -70,10 +66,8 @@ class AsyncLossMonitor:
     """Checks the mean loss at intervals without waiting for a GPU.
 
     On CUDA a submitted loss is copied asynchronously and checked at the next call, so that the GPU
-    always has the steps in between queued.
-
-    Args:
-        check: called with a mean loss and its position in training; raises to stop it.
+    always has the steps in between queued. ``check`` takes a mean loss and its position in training,
+    and raises to stop it.
     """
 
     def __init__(self, check: Callable[[float, str], None]) -> None:

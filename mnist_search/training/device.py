@@ -12,17 +12,15 @@ from mnist_search.errors import UnusableConfiguration
 
 CPU = torch.device("cpu")
 
-Precision: TypeAlias = Literal["bf16", "fp32"]
 PrecisionChoice: TypeAlias = Literal["auto", "bf16", "fp32"]
 
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 """torch's names of CPU capabilities with bf16 arithmetic: x86-64 AVX-512 and AMX, and Arm."""
 
 JOBS_PER_ACCELERATOR = 2
-"""Processes on one accelerator: kernels of different processes are time-sliced, so that more do not pay.
+"""Processes on one accelerator: the second trains while the first evaluates and writes; more do not pay.
 
 On an H100, 1, 2 and 16 processes trained 1,441, 1,486 and 1,525 steps/s in total (experiments/LOG.md).
-The second process trains while the first evaluates and writes.
 """
 
 
@@ -35,22 +33,19 @@ def resolve_device(name: str) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, is_available in available.items() if is_available)
-    if not available[name]:
+    if not available.get(name):
         raise UnusableConfiguration(f"no {name} device on this machine; select one with --device auto")
     return torch.device(name)
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeMode:
-    """How a training step is computed. Modes differ only by rounding.
+    """How a training step is computed: precision, memory format and, on CUDA only, a CUDA graph.
 
-    Attributes:
-        precision: of the forward and backward pass; weights are always fp32.
-        channels_last: whether tensors are stored in channels-last memory format.
-        graph: whether a step is captured as a CUDA graph; CUDA only.
+    Modes differ only by rounding; weights are always fp32.
     """
 
-    precision: Precision = "fp32"
+    precision: Literal["bf16", "fp32"] = "fp32"
     channels_last: bool = True
     graph: bool = False
 
@@ -65,11 +60,9 @@ class ComputeMode:
 
 
 def select_compute_mode(device: torch.device, precision: PrecisionChoice = "auto") -> ComputeMode:
-    """Select the compute mode of a device by rule.
+    """Select the compute mode by rule from the hardware only, so that a resumed study computes as before.
 
-    ``auto`` selects bf16 where the hardware computes in bf16 natively. Tensors are stored in
-    channels-last format, and a CUDA device replays steps from a graph. The rule is a function of
-    the hardware only, so that a resumed study computes as before.
+    ``auto`` selects bf16 where the hardware computes in bf16 natively.
     """
     if precision == "auto":
         precision = "bf16" if _has_native_bf16(device) else "fp32"
@@ -77,13 +70,10 @@ def select_compute_mode(device: torch.device, precision: PrecisionChoice = "auto
 
 
 def _has_native_bf16(device: torch.device) -> bool:
-    match device.type:
-        case "cuda":
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-        case "cpu":
-            capabilities = torch.cpu.get_capabilities()
-            return any(capabilities.get(name) is True for name in NATIVE_BF16)
-    return False
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(capabilities.get(name) is True for name in NATIVE_BF16)
 
 
 def default_jobs(device: torch.device) -> int:
@@ -99,10 +89,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def use_one_thread() -> None:
-    """Use one core: on small networks several such processes are faster than one with several threads.
-
-    Call it before the first tensor operation.
-    """
+    """Use one core, before the first tensor operation: faster for several processes of small networks."""
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     torch.set_flush_denormal(True)

@@ -10,13 +10,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ExponentialMovingAverage:
-    """An exponential moving average of a network's weights and buffers.
+    """An exponential moving average of a network's weights and buffers, in ``module``.
 
     Equal to ``torch.optim.swa_utils.AveragedModel`` with ``use_buffers``, which reads its step count
     from the device at every update and so cannot be captured in a CUDA graph.
-
-    Attributes:
-        module: a network with the averaged weights.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -31,13 +28,12 @@ class ExponentialMovingAverage:
             self.module.load_state_dict(network.state_dict())
             self._is_empty = False
             return
-        pairs = zip(_float_and_int_tensors(self.module), _float_and_int_tensors(network), strict=True)
-        for averaged, current in pairs:
+        for averaged, current in zip(_by_dtype(self.module), _by_dtype(network), strict=True):
             if averaged:
                 self._average(averaged, current, 0)
 
 
-def _float_and_int_tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and buffers split by dtype, float and integer: ``torch._foreach`` functions take one dtype per call."""
+def _by_dtype(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Float and integer parameters and buffers: ``torch._foreach`` functions take one dtype per call."""
     tensors = [*network.parameters(), *network.buffers()]
     return [x for x in tensors if x.is_floating_point()], [x for x in tensors if not x.is_floating_point()]

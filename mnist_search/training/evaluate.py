@@ -15,13 +15,7 @@ from mnist_search.data.dataset import Digits
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics and outputs of a network on a data set.
-
-    Attributes:
-        loss: mean cross-entropy.
-        accuracy: fraction.
-        logits: (N, 10), on the device of the data set.
-    """
+    """Mean cross-entropy, accuracy as a fraction and (N, 10) logits on the device of the data set."""
 
     loss: float
     accuracy: float
@@ -37,11 +31,9 @@ class Evaluation:
 def evaluate(network: Callable[[Tensor], Tensor], digits: Digits, batch_size: int = 1000) -> Evaluation:
     """Evaluate a network on every image, in fp32 and without dropout.
 
-    Args:
-        network: a module, an exported program's module or a function, from (N, 1, 28, 28) float32
-            pixels in [0, 1] to (N, 10) logits. A module is switched to evaluation mode.
-        digits: the data set, on the device of the network.
-        batch_size: images per call of the network.
+    The network is a module, an exported program's module or a function, from (N, 1, 28, 28) float32
+    pixels in [0, 1] to (N, 10) logits, on the device of ``digits``. A module is switched to
+    evaluation mode.
     """
     if isinstance(network, nn.Module):
         with suppress(NotImplementedError):  # by an exported program: export stored its evaluation mode

@@ -19,8 +19,7 @@ from mnist_search.training.optim import LearningRate
 from mnist_search.training.step import TrainStep
 from search_space import TrainingConfig
 
-FP32 = ComputeMode()
-"""fp32 without a CUDA graph."""
+FP32 = ComputeMode()  # without a CUDA graph
 
 STEPS_BETWEEN_CHECKS = 25
 """Steps between checks of the loss; a diverging training run stops within two of them."""
@@ -43,20 +42,13 @@ def fit(
     compute_mode: ComputeMode = FP32,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochMetrics]:
-    """Train ``network`` in place and yield the metrics of every epoch.
+    """Train ``network`` in place, on the device of ``train``, and yield the metrics of every epoch.
 
-    An epoch visits the training images once in random order and drops an incomplete last batch.
-    With ``ema_decay`` the averaged weights are evaluated, and the network has them when the last
-    epoch is yielded.
-
-    Args:
-        network: takes (N, 1, 28, 28) pixels in [0, 1]; it is moved to the device of ``train``.
-        train: training images.
-        val: validation images.
-        config: how to train.
-        seed: of torch's global generators: order, augmentation and dropout.
-        compute_mode: how a step is computed; evaluation is always fp32.
-        checkpoint: called every few steps; may raise to stop training.
+    The network takes (N, 1, 28, 28) pixels in [0, 1]. An epoch visits the training images once in
+    random order and drops an incomplete last batch. With ``ema_decay`` the averaged weights are
+    evaluated, and the network has them when the last epoch is yielded. Evaluation is always fp32.
+    ``seed`` is that of torch's global generators: order, augmentation and dropout. ``checkpoint`` is
+    called every few steps and may raise to stop training.
 
     Raises:
         Diverged: the loss is NaN, infinite or too large.
@@ -71,16 +63,11 @@ def fit(
     update = CudaGraphStep(train_step) if compute_mode.graph else train_step
     rate = LearningRate(train_step.optimizer, config.schedule, config.epochs, steps)
 
-    def step(batch: Tensor) -> Tensor:
-        result = update(batch)
-        rate.after_step()
-        return result
-
     for epoch in range(1, config.epochs + 1):
         started = time.perf_counter()
         network.train()
         batches = torch.randperm(len(train), device=device)[: steps * batch_size].split(batch_size)
-        totals = _train_epoch(step, batches, checkpoint, f"epoch {epoch}")
+        totals = _train_epoch(update, rate, batches, checkpoint, f"epoch {epoch}")
         train_seconds = time.perf_counter() - started
         loss, correct = (totals / steps).tolist()
         evaluation = evaluate(average.module if average else network, val) if val else None
@@ -103,13 +90,18 @@ def fit(
 
 
 def _train_epoch(
-    step: Callable[[Tensor], Tensor], batches: Sequence[Tensor], checkpoint: Callable[[], None], position: str
+    step: Callable[[Tensor], Tensor],
+    rate: LearningRate,
+    batches: Sequence[Tensor],
+    checkpoint: Callable[[], None],
+    position: str,
 ) -> Tensor:
-    """Call ``step`` on every batch; the sums of its results, on the device."""
+    """Train on every batch; the sums of the results of ``step``, on the device."""
     totals = torch.zeros(2, device=batches[0].device)
     monitor = AsyncLossMonitor(_check)
     for number, batch in enumerate(batches, 1):
         totals += step(batch)
+        rate.after_step()
         if number % STEPS_BETWEEN_CHECKS == 0 or number == len(batches):
             monitor.submit(totals[0], number, f"step {number} of {position}")
             checkpoint()

@@ -21,21 +21,14 @@ MEAN, STD = 0.1307, 0.3081
 
 @dataclass(frozen=True, slots=True)
 class LayerFactory:
-    """Classes to build layers from, where there is a choice.
-
-    Attributes:
-        dropout: element-wise dropout, from its rate.
-        channel_dropout: dropout of whole channels, from its rate.
-        norm: batch norm, from its channels and ``affine``.
-    """
+    """Classes of dropout by element, of dropout by channel and of batch norm."""
 
     dropout: Callable[[float], nn.Module]
     channel_dropout: Callable[[float], nn.Module]
     norm: Callable[..., nn.Module]
 
 
-REFERENCE_LAYERS = LayerFactory(nn.Dropout, nn.Dropout2d, nn.BatchNorm2d)
-"""torch's own layers."""
+REFERENCE_LAYERS = LayerFactory(nn.Dropout, nn.Dropout2d, nn.BatchNorm2d)  # torch's own
 
 
 def fast_layers() -> LayerFactory:
@@ -45,18 +38,11 @@ def fast_layers() -> LayerFactory:
 
 
 class Network(nn.Module):
-    """A network from (N, 1, 28, 28) pixels in [0, 1] to (N, 10) logits.
-
-    It normalizes its input; mean and standard deviation are buffers, not parameters.
-    """
-
-    mean: Tensor
-    std: Tensor
+    """Normalizes (N, 1, 28, 28) pixels in [0, 1], with buffers, and computes (N, 10) logits."""
 
     def __init__(self, architecture: Architecture, layer_factory: LayerFactory = REFERENCE_LAYERS) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN))
-        self.register_buffer("std", torch.tensor(STD))
+        self.mean, self.std = nn.Buffer(torch.tensor(MEAN)), nn.Buffer(torch.tensor(STD))
         self.layers = nn.Sequential(*modules(architecture, layer_factory))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -66,12 +52,7 @@ class Network(nn.Module):
 
 
 def build(architecture: Architecture, seed: int, layer_factory: LayerFactory | None = None) -> Network:
-    """A network with initial weights, on the CPU.
-
-    Args:
-        architecture: the layers.
-        seed: of torch's global generator, for the weights.
-        layer_factory: fast layers by default.
+    """A network on the CPU, of fast layers by default, with initial weights from this seed.
 
     Raises:
         AssertionError: torch's parameter count differs from the closed form.
@@ -102,29 +83,21 @@ def count(module: nn.Module) -> int:
 
 def modules(architecture: Architecture, layer_factory: LayerFactory) -> Iterator[nn.Module]:
     """Build torch modules of the layers; their input is normalized pixels."""
-    shape = arch.INPUT_SHAPE
-    for layer in architecture.layers:
-        yield _module(layer, shape, layer_factory)
-        shape = layer.output_shape(shape)
-
-
-def _module(layer: arch.Layer, shape: arch.Shape, layer_factory: LayerFactory) -> nn.Module:  # noqa: PLR0911 - one line per layer
-    match layer:
-        case arch.Conv(out, kernel, padding, bias):
-            return nn.Conv2d(shape[0], out, kernel, padding=padding, bias=bias)
-        case arch.Linear(out, bias):
-            return nn.Linear(shape[0], out, bias=bias)
-        case arch.BatchNorm(affine):
-            return layer_factory.norm(shape[0], affine=affine)
-        case arch.ReLU():
-            return nn.ReLU()
-        case arch.Dropout(rate, "channel"):
-            return layer_factory.channel_dropout(rate)
-        case arch.Dropout(rate):
-            return layer_factory.dropout(rate)
-        case arch.MaxPool(size):
-            return nn.MaxPool2d(size)
-        case arch.GlobalAvgPool():
-            return nn.AdaptiveAvgPool2d(1)
-        case arch.Flatten():
-            return nn.Flatten()
+    for layer, (channels, *_) in architecture.with_input_shapes():
+        match layer:
+            case arch.Conv(out, kernel, padding, bias):
+                yield nn.Conv2d(channels, out, kernel, padding=padding, bias=bias)
+            case arch.Linear(out, bias):
+                yield nn.Linear(channels, out, bias=bias)
+            case arch.BatchNorm(affine):
+                yield layer_factory.norm(channels, affine=affine)
+            case arch.ReLU():
+                yield nn.ReLU()
+            case arch.Dropout(rate, per):
+                yield (layer_factory.channel_dropout if per == "channel" else layer_factory.dropout)(rate)
+            case arch.MaxPool(size):
+                yield nn.MaxPool2d(size)
+            case arch.GlobalAvgPool():
+                yield nn.AdaptiveAvgPool2d(1)
+            case arch.Flatten():
+                yield nn.Flatten()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -33,15 +34,24 @@ def make_optimizer(
 class LearningRate:
     """A learning-rate schedule: ``Plateau`` changes the rate after an epoch, the others after a step.
 
-    Attributes:
-        last: learning rate of the previous step.
+    ``last`` is the learning rate of the previous step.
     """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, config: configs.Schedule, epochs: int, steps_per_epoch: int
     ) -> None:
         self._optimizer = optimizer
-        self._scheduler = _make_scheduler(optimizer, config, epochs, steps_per_epoch)
+        self._scheduler: lr_scheduler.LRScheduler | None = None
+        steps = epochs * steps_per_epoch
+        match config:
+            case configs.OneCycle():
+                self._scheduler = lr_scheduler.OneCycleLR(optimizer, self.value, steps + 1, **asdict(config))
+            case configs.Cosine():
+                self._scheduler = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+            case configs.Step(step_size, gamma):
+                self._scheduler = lr_scheduler.StepLR(optimizer, step_size * steps_per_epoch, gamma)
+            case configs.Plateau():
+                self._scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", **asdict(config))
         self.last = self.value
 
     @property
@@ -59,28 +69,3 @@ class LearningRate:
         """Advance by one epoch with this accuracy."""
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             self._scheduler.step(accuracy)
-
-
-def _make_scheduler(
-    optimizer: torch.optim.Optimizer, config: configs.Schedule, epochs: int, steps_per_epoch: int
-) -> lr_scheduler.LRScheduler | None:
-    match config:
-        case configs.Constant():
-            return None
-        case configs.OneCycle(pct_start, div_factor, final_div_factor):
-            return lr_scheduler.OneCycleLR(
-                optimizer,
-                max_lr=optimizer.param_groups[0]["lr"],
-                total_steps=epochs * steps_per_epoch + 1,
-                pct_start=pct_start,
-                div_factor=div_factor,
-                final_div_factor=final_div_factor,
-            )
-        case configs.Cosine():
-            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * steps_per_epoch)
-        case configs.Step(step_size, gamma):
-            return lr_scheduler.StepLR(optimizer, step_size * steps_per_epoch, gamma)
-        case configs.Plateau(factor, patience, min_lr):
-            return lr_scheduler.ReduceLROnPlateau(
-                optimizer, mode="max", factor=factor, patience=patience, min_lr=min_lr
-            )

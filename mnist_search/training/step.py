@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,58 +16,43 @@ from mnist_search.training.optim import make_optimizer
 from search_space import TrainingConfig
 
 
+@dataclass
 class TrainStep:
-    """Updates a network, and the average of its weights, by one batch.
+    """Updates a network on the device of ``train``, and the average of its weights, by one batch.
 
-    Args:
-        network: on the device of ``train``.
-        train: training images.
-        config: how to train; the caller steps the schedule.
-        compute_mode: how to compute.
-        average: average of the network's weights.
-
-    Attributes:
-        optimizer: capturable if ``compute_mode`` uses a graph.
+    The caller steps the schedule. The optimizer is capturable if ``compute_mode`` uses a graph.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        train: Digits,
-        config: TrainingConfig,
-        compute_mode: ComputeMode,
-        average: ExponentialMovingAverage | None = None,
-    ) -> None:
-        self.optimizer = make_optimizer(network.parameters(), config.optimizer, capturable=compute_mode.graph)
-        self._network = network
-        self._train = train
-        self._config = config
-        self._compute_mode = compute_mode
-        self._average = average
+    network: nn.Module
+    train: Digits
+    config: TrainingConfig
+    compute_mode: ComputeMode
+    average: ExponentialMovingAverage | None = None
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters, capturable = self.network.parameters(), self.compute_mode.graph
+        self.optimizer = make_optimizer(parameters, self.config.optimizer, capturable=capturable)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Train on a batch without waiting for the device.
+        """Train on (B,) int64 indices of training images, without waiting for the device.
 
-        Args:
-            batch: (B,) int64 indices of training images.
-
-        Returns:
-            (2,) mean loss and number of correct predictions, on the device.
+        The result, on the device, has (2,) mean loss and number of correct predictions.
         """
         loss, correct = self.forward(batch)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if self._average:
-            self._average.update(self._network)
+        if self.average:
+            self.average.update(self.network)
         return torch.stack((loss.detach(), correct))
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss and number of correct predictions on the augmented images of a batch."""
-        labels = self._train.labels[batch]
-        pixels = augment(self._train.images[batch].float() / 255, self._config.augmentation)
-        bf16 = self._compute_mode.precision == "bf16"
+        labels = self.train.labels[batch]
+        pixels = augment(self.train.images[batch].float() / 255, self.config.augmentation)
+        bf16 = self.compute_mode.precision == "bf16"
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
-            logits = self._network(pixels.contiguous(memory_format=self._compute_mode.memory_format)).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self._config.label_smoothing)
+            logits = self.network(pixels.contiguous(memory_format=self.compute_mode.memory_format)).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         return loss, (logits.argmax(1) == labels).sum()

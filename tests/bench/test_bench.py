@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support import MLFLOW_WARNINGS
 
 from experiments import BASELINES
 from mnist_search.bench import overhead, reference
@@ -19,8 +21,7 @@ from mnist_search.bench.handwritten_loop import (
     images_per_second,
 )
 from mnist_search.bench.handwritten_study import handwritten_study
-from mnist_search.bench.process_pool import ProcessPool
-from mnist_search.bench.result import ratio_result, result
+from mnist_search.bench.measurement import ratio_result, result, start_processes
 from mnist_search.data.dataset import Digits
 from mnist_search.training.model import MEAN, STD
 from search_space.training_config import Augmentation
@@ -33,7 +34,8 @@ STABLE_NAMES = {
     "handwritten_loop.core_ratio",
     "fit.epoch_seconds",
     "fit.matmul_percent",
-    "logging.overhead_percent",
+    "sync.cpu_seconds_per_trial",
+    "sync.cpu_percent",
     "parallel.ratio",
     "handwritten_study.ratio",
     "worker.rss_mib",
@@ -70,16 +72,15 @@ def test_handwritten_loop_trains_on_normalized_pixels(digits):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_handwritten_loop_learns_and_counts_its_images(digits, num_workers):
-    metrics: list[tuple[float, float]] = []
     subset = Digits(digits.images[::5], digits.labels[::5])
     baseline = BASELINES["seed-001"]
     recipe = replace(baseline, training=replace(baseline.training, batch_size=100))
 
-    steps = list(handwritten_loop(recipe, subset, num_workers, lambda *step: metrics.append(step), epochs=2))
+    images, losses, accuracies = zip(*handwritten_loop(recipe, subset, num_workers, epochs=2), strict=True)
 
-    assert steps == [100] * 20
-    assert metrics[-1][0] < metrics[0][0]
-    assert metrics[-1][1] > metrics[9][1]  # accuracy is counted from zero in each epoch
+    assert images == (100,) * 20
+    assert losses[-1] < losses[0]
+    assert accuracies[-1] > accuracies[9]  # accuracy is counted from zero in each epoch
 
 
 def test_images_per_second_excludes_the_warm_up():
@@ -89,24 +90,29 @@ def test_images_per_second_excludes_the_warm_up():
         nonlocal now
         for seconds, images in ((50.0, 1000), (1.0, 10), (2.0, 20), (100.0, 7)):
             now += seconds
-            yield images
+            yield images, 0.0, 0.0
 
     assert images_per_second(steps(), warm_up=1, timed=2, clock=lambda: now) == 30 / 3
 
 
 def test_handwritten_study_logs_every_step(mnist_dir, tmp_path):
-    with ProcessPool(1, one_thread=True) as pool:  # the study configures MLflow for its whole process
-        storage, tracking_uri = (f"sqlite:///{tmp_path / name}" for name in ("study.db", "mlflow.db"))
-        assert pool.run_one(handwritten_study, mnist_dir, "cpu", storage, tracking_uri, train_images=384) > 0
+    storage, tracking_uri = (f"sqlite:///{tmp_path / name}" for name in ("study.db", "mlflow.db"))
+    # The study configures MLflow for its whole process.
+    with start_processes(1, mnist_dir, "cpu", one_thread=True) as pool:
+        rate = pool.submit(handwritten_study, mnist_dir, "cpu", storage, tracking_uri, 384).result()
+
+    assert rate > 0
 
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         query = "SELECT count(*) FROM metrics WHERE key = 'train_loss' GROUP BY run_uuid"
         assert database.execute(query).fetchall() == [(3,), (3,)]
 
 
-def test_every_process_of_a_pool_runs_the_function():
-    with ProcessPool(2, one_thread=True) as pool:
-        assert pool.run_all(torch.get_num_threads) == [1, 1]
+def test_tasks_run_concurrently_in_processes_of_one_thread(mnist_dir):
+    with start_processes(2, mnist_dir, "cpu", one_thread=True) as pool:
+        processes = pool.map(subprocess.check_output, [["sh", "-c", "sleep 1; echo $PPID"]] * 2)
+        assert len(set(processes)) == 2
+        assert pool.submit(torch.get_num_threads).result() == 1
 
 
 @pytest.mark.parametrize("measure", [overhead.budget_count, overhead.suggestion])
@@ -116,23 +122,13 @@ def test_overhead_is_measured_in_every_round(measure):
     assert 0 < measured.min <= measured.median <= measured.max
 
 
-def test_call_timer_times_every_call_and_the_run_that_start_trial_returns():
-    class Tracker:
-        run_id = "7"
+@MLFLOW_WARNINGS
+@pytest.mark.slow
+def test_cpu_time_of_the_sync_is_measured(mnist_dir, tmp_path):
+    seconds, percent = overhead.sync_overhead(mnist_dir, tmp_path, images_per_second=50_000.0)
 
-        def start_trial(self):
-            return self
-
-        def log_epoch(self):
-            return "logged"
-
-    timer = overhead.CallTimer(Tracker())
-    run = timer.start_trial()
-
-    assert run.log_epoch() == "logged"
-    assert run.run_id == "7"
-    assert timer.seconds > 0
-    assert run.seconds > 0
+    assert seconds.median > 0
+    assert percent.median == pytest.approx(100 * seconds.median / overhead.EPOCHS)
 
 
 @pytest.mark.slow

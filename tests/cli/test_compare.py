@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+from finished import finish_final
 
-from mnist_search.evaluation.finals import REPRODUCTION, reproductions
-from mnist_search.records import FinalResult
-from mnist_search.storage.final_queue import FinalQueue
+from mnist_search.evaluation.finals import reproductions
+from mnist_search.storage.finals import BASELINE_FINALS, FinalsStudy
 
 
 def test_compare_shows_reproductions_when_the_store_has_no_study(store, command, tmp_path):
-    queue = FinalQueue(store, REPRODUCTION)
-    queue.add(reproductions(["seed-001"], seeds=2))
-    while claim := queue.claim():
-        queue.finish(claim, FinalResult(test_accuracy=0.991), None)
+    finals = FinalsStudy.open_or_create(store, BASELINE_FINALS)
+    tasks = reproductions(["seed-001"], seeds=2)
+    finals.add(tasks)
+    for _ in tasks:
+        finish_final(finals, 0.991)
 
     rows = json.loads(command("compare", "-f", "json", "--storage", f"sqlite:///{tmp_path}/store.db").out)
 

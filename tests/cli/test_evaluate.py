@@ -48,14 +48,19 @@ def test_finals_continue_after_kill_9_and_are_evaluated_once(command, mnist_dir,
     finals = command("finals", "budget-1500", "--format", "json")
 
     assert result.code == 0, result.err
-    assert result.err.count("on the test set") == 2
+    assert result.err.count(" complete ") == 2
     (row,) = json.loads(result.out)
     assert row["n_seeds"] == 3
     assert row["low"] < row["test_accuracy_mean"] < row["high"]
     assert row["test_accuracy_mean"] > 0.5
-    assert repeated.code == 2
-    assert "were already evaluated on the test set" in repeated.err
+    assert repeated.code == 0, repeated.err
+    assert " complete " not in repeated.err
     assert json.loads(finals.out) == [row]
+
+    refused = command("finalize", "budget-1500", "--top", "1", "--seeds", "4", "--no-mlflow", *data)
+
+    assert (refused.code, refused.out) == (2, "")
+    assert "were already evaluated on the test set" in refused.err
 
     published = command("export", "budget-1500", "--publish")
 
@@ -71,10 +76,11 @@ def test_finals_continue_after_kill_9_and_are_evaluated_once(command, mnist_dir,
 def kill_during_second_training(finalize, folder):
     command = [sys.executable, "-m", "mnist_search", *map(str, finalize)]
     with psutil.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
-        process.stderr.readline()  # the first training has finished
+        while " complete " not in process.stderr.readline():
+            assert process.poll() is None
         store = Store.open(f"sqlite:///{folder}/mnist-search.db")
         deadline = time.monotonic() + 60
-        while not leases.active(store):
+        while not leases.statuses(store):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         for each in [*process.children(recursive=True), process]:

@@ -1,13 +1,28 @@
-"""Stores that version 0.1.0 (commit 08eb057) wrote are read and continued."""
+"""Stores that version 0.1.0 (commit 08eb057) wrote are read, converted and continued."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
+from contextlib import contextmanager
 
 import pytest
-from support import ROOT
+import sqlalchemy as sa
+from support import ROOT, digest
 
+from mnist_search.cli.app import run_cli
+from mnist_search.errors import TryAgain
+from mnist_search.search.study import SearchStudy
+from mnist_search.storage import finals as stored_finals
+from mnist_search.storage import weights
+from mnist_search.storage.database import Store
+from mnist_search.storage.finals import FinalsStudy, finals_uid
+from mnist_search.storage.studies import CONFIG_ATTR, UID_ATTR, mnist_search_studies
+from mnist_search.storage.tables import leases, old_finals
+
+URL = "sqlite:///mnist-search.db"
 ASSETS = ROOT / "tests" / "assets"
 
 
@@ -21,6 +36,45 @@ def small_store(tmp_path):
 def large_store(tmp_path):
     """Three studies with finals of two of them and the reproductions; weights of one trial and one final."""
     shutil.copy(ASSETS / "store-08eb057.db", tmp_path / "mnist-search.db")
+
+
+@pytest.fixture
+def verb(capsys):
+    """Run a verb in this process; what it prints."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = run_cli(arguments)
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        return captured.out
+
+    return call
+
+
+def results(verb):
+    """What the verbs that show finals print for the large store."""
+    verbs = [("finals", "budget-8000"), ("finals", "budget-7204"), ("compare",)]
+    return [*(json.loads(verb(*each, "--format", "json")) for each in verbs), verb("leaderboard")]
+
+
+def finals_of(store, study):
+    """Finals by their tasks: everything but names and keys, which a conversion changes."""
+    uid = str(SearchStudy.open(store, study).study.user_attrs[UID_ATTR])
+    record = stored_finals.load(store, f"{study}.finals", uid)
+    assert record is not None
+    keys = (
+        "state",
+        "test_accuracy",
+        "test_loss",
+        "curve",
+        "run_id",
+        "seconds",
+        "device",
+        "version",
+        "num_params",
+    )
+    return [(trial.task, *(getattr(trial, key) for key in keys)) for trial in record.trials]
 
 
 def trials_of(command, study):
@@ -93,3 +147,141 @@ def test_a_report_of_an_older_study_holds_its_trials_and_finals(command, mnist_d
     assert done.code == 0, done.err
     page = (tmp_path / "report.html").read_text()
     assert "trial 19" in page
+
+
+@pytest.mark.usefixtures("large_store")
+@pytest.mark.parametrize("output_format", ["table", "json", "csv"])
+def test_read_verbs_do_not_change_an_older_store(verb, tmp_path, output_format):
+    before = digest(tmp_path)
+
+    for name in ("status", "studies", "compare"):
+        assert verb(name, "--format", output_format)
+    for name in ("status", "trials", "best", "finals"):
+        assert verb(name, "budget-8000", "--format", output_format)
+    assert verb("explain", "budget-8000", "19", "--format", output_format)
+    assert "budget-8000" in verb("leaderboard")
+    assert digest(tmp_path) == before
+
+
+@pytest.mark.usefixtures("small_store")
+def test_read_verbs_do_not_change_an_older_store_without_finals(verb, tmp_path):
+    before = digest(tmp_path)
+
+    for arguments in (["studies"], ["compare"], ["trials", "budget-1500"], ["best", "budget-1500"]):
+        assert "1500" in verb(*arguments)
+    curve = json.loads(verb("explain", "budget-1500", "0", "--format", "json"))["curve"]
+    assert [metrics["epoch"] for metrics in curve] == [1, 2]
+    with pytest.raises(AssertionError, match="has no finals yet"):
+        verb("finals", "budget-1500")
+    assert digest(tmp_path) == before
+
+
+@pytest.mark.usefixtures("large_store")
+def test_run_converts_finals_to_studies_with_the_same_rows(command, verb):
+    before, finals_before = results(verb), finals_of(Store.open(URL), "budget-8000")
+    first = weights.of_trial(Store.open(URL), -1, "trial 0, seed 0")
+
+    done = command("run", "--budget", "8000", "--trials", "20", "--no-mlflow")
+
+    assert done.code == 0, done.err
+    assert results(verb) == before
+    store = Store.open(URL)
+    assert not store.has_table(old_finals)
+    assert finals_of(store, "budget-8000") == finals_before
+    converted = {name: FinalsStudy.open(store, f"{name}.finals").record() for name in FINALS}
+    assert {name: len(record.trials) for name, record in converted.items()} == FINALS
+    uid = str(SearchStudy.open(store, "budget-8000").study.user_attrs[UID_ATTR])
+    assert converted["budget-8000"].uid == finals_uid(uid)
+    assert FinalsStudy.open(store, "budget-8000.finals").queue.kept_weights() == {
+        converted["budget-8000"].trials[0].trial_id: first
+    }
+    formats = {json.loads(s.user_attrs[CONFIG_ATTR])["format"] for s in mnist_search_studies(store)}
+    assert formats == {2}  # version 0.1 reads format 1
+
+
+FINALS = {"budget-8000": 15, "budget-7204": 5, "baselines": 30}
+"""Finals of the large store, with the number of their trials."""
+
+
+@pytest.mark.usefixtures("large_store")
+def test_finalize_of_finished_older_finals_trains_nothing(command, verb, mnist_dir):
+    before = results(verb)
+
+    done = command(
+        "finalize", "budget-8000", "--top", "3", "--seeds", "5", "--no-mlflow", "--data-dir", mnist_dir,
+        "--format", "json",
+    )  # fmt: skip
+
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == before[0]
+    assert results(verb) == before
+    assert len(FinalsStudy.open(Store.open(URL), "budget-8000.finals").record().trials) == 15
+
+
+class Killed(BaseException):
+    """The process ends here: no handler of the product runs."""
+
+
+@contextmanager
+def killed_at_commit(number):
+    """Every SQLAlchemy engine raises ``Killed`` in place of the ``number``-th commit."""
+    left = number
+
+    def count_down(_):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+
+    sa.event.listen(sa.Engine, "commit", count_down)
+    try:
+        yield
+    finally:
+        sa.event.remove(sa.Engine, "commit", count_down)
+
+
+@pytest.mark.usefixtures("large_store")
+def test_interrupted_conversion_is_continued(verb):
+    before = results(verb)
+
+    for commits in (1, 4, 30, 60, 100):
+        with pytest.raises(Killed), killed_at_commit(commits):
+            Store.open(URL, write=True)
+        assert results(verb)[0] == before[0]
+    store = Store.open(URL, write=True)
+
+    assert not store.has_table(old_finals)
+    assert results(verb) == before
+    numbers = {name: len(FinalsStudy.open(store, f"{name}.finals").record().trials) for name in FINALS}
+    assert numbers == FINALS
+
+
+@pytest.mark.usefixtures("small_store")
+@pytest.mark.parametrize("process", [{"pid": os.getpid()}, {"host": "elsewhere"}])
+def test_conversion_waits_for_final_trials_of_version_0_1(process):
+    store = Store.open(URL)
+    row = {"trial_id": -1, "owner": "o", "host": platform.node(), "pid": 2**30, "process_started": 1.0}
+    columns = [column for column in leases.columns if column.name in {*row, "beat"}]
+    insert = sa.insert(sa.table(leases.name, *(sa.column(c.name) for c in columns)))
+    with store.engine.begin() as connection:
+        connection.execute(insert.values(**(row | process), beat=store.now()))
+
+    with pytest.raises(TryAgain, match=r"a process of version 0\.1 trains finals"):
+        Store.open(URL, write=True)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {leases.name} SET host = '{platform.node()}', pid = {2**30}")
+    assert not Store.open(URL, write=True).has_table(old_finals)
+
+
+@pytest.mark.usefixtures("large_store")
+def test_an_older_champion_is_exported_unchanged_after_the_conversion(verb, tmp_path):
+    files = [tmp_path / name for name in ("budget-8000.safetensors", "budget-8000.json")]
+    verb("export", "budget-8000", "--to", "safetensors")
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+
+    Store.open(URL, write=True).close()
+
+    verb("export", "budget-8000", "--to", "safetensors")
+    assert [file.read_bytes() for file in files] == before

@@ -14,19 +14,24 @@ from contextlib import contextmanager, suppress
 
 import pytest
 import torch
+from finished import complete_trial, finish_finals
 from mlflow.exceptions import MlflowException
-from optuna.trial import TrialState
+from mlflow.tracking import MlflowClient
 from safetensors.torch import save
 from support import free_port
 
 from mnist_search.data.dataset import load_test
-from mnist_search.errors import MnistSearchError
-from mnist_search.evaluation.finals import final_queue_for, finalists
+from mnist_search.errors import MnistSearchError, Unavailable
+from mnist_search.evaluation.champion import final_evaluation
+from mnist_search.evaluation.finals import finalists
 from mnist_search.evaluation.registry import register_champion
-from mnist_search.records import FinalResult
 from mnist_search.search.study import SearchStudy
+from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import make_tracking_config
-from mnist_search.tracking.final_runs import log_finals
+from mnist_search.tracking.models import log_pt2
+from mnist_search.tracking.run_info import final_payload
+from mnist_search.tracking.runs import Tracking
+from mnist_search.tracking.sync import StudySync
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.model import build
 
@@ -42,10 +47,7 @@ pytestmark = [
 @pytest.fixture
 def search_study(store, study_config):
     search_study = SearchStudy.open_or_create(store, "budget-1500", study_config, 1)
-    claim = search_study.claim()
-    claim.trial.set_user_attr("num_params", 1000)
-    curve = [{"epoch": 1, "val_accuracy": 0.9, "val_loss": 0.1}]
-    search_study.queue.finish(claim, TrialState.COMPLETE, 0.9, attributes={"curve": curve})
+    complete_trial(search_study, 0.9)
     return search_study
 
 
@@ -54,35 +56,116 @@ def tracking_config(tmp_path):
     return make_tracking_config(f"sqlite:///{tmp_path}/mlflow.db", "experiment")
 
 
-def finish_finals(search_study, store, tracking_config, mnist_dir, test_accuracy=None):
+def finish_one_final(search_study, store, mnist_dir, test_accuracy=None):
     """Finals of one network with one seed; ``test_accuracy`` replaces the measured one."""
-    record = search_study.record()
-    (task,) = finalists(record, top=1, seeds=1)
+    (task,) = finalists(search_study.record(), top=1, seeds=1)
     network = build(task.architecture, 0)
-    measured = evaluate(network, load_test(mnist_dir))
-    queue = final_queue_for(store, record, [task], again=False)
-    queue.add([task])
-    result = FinalResult(test_accuracy=test_accuracy or measured.accuracy, test_loss=measured.loss)
-    queue.finish(queue.claim(), result, save(network.state_dict()))
-    log_finals(tracking_config, queue, record, pytest.fail)
-    return task, measured
+    accuracy = evaluate(network, load_test(mnist_dir)).accuracy
+    finish_finals(
+        store, search_study.record(), [test_accuracy or accuracy], top=1, seeds=1,
+        weights=lambda _task: save(network.state_dict()),
+    )  # fmt: skip
+    return task, accuracy
 
 
-def test_verified_champion_is_registered_once(search_study, store, tracking_config, mnist_dir):
-    from mlflow.tracking import MlflowClient
+@pytest.fixture
+def register(search_study, store, tracking_config, mnist_dir):
+    """Register the champion; the messages."""
 
-    task, measured = finish_finals(search_study, store, tracking_config, mnist_dir)
-    messages = []
+    def call():
+        messages = []
+        register_champion(store, search_study.record(), tracking_config, mnist_dir, messages.append)
+        return messages
+
+    return call
+
+
+@pytest.fixture
+def client(tracking_config):
+    return MlflowClient(tracking_config.tracking_uri)
+
+
+def champion_of(client):
+    return client.get_model_version_by_alias("mnist-search-1500", "champion")
+
+
+def logged_models(client):
+    return client.search_logged_models([client.get_experiment_by_name("experiment").experiment_id])
+
+
+CHAMPION_LINE = "mnist-search-1500 version 1 is the champion, models:/mnist-search-1500@champion"
+
+
+def test_verified_champion_is_registered_once(search_study, store, register, client, mnist_dir):
+    task, accuracy = finish_one_final(search_study, store, mnist_dir)
 
     for _ in range(2):
-        register_champion(store, search_study.record(), tracking_config, mnist_dir, messages.append)
+        assert register() == [CHAMPION_LINE]
 
-    assert messages == ["registered mnist-search-1500 version 1 as models:/mnist-search-1500@champion"] * 2
-    version = MlflowClient(tracking_config.tracking_uri).get_model_version_by_alias(
-        "mnist-search-1500", "champion"
-    )
+    version = champion_of(client)
     assert version.tags["parameters"] == str(task.architecture.num_params())
-    assert version.tags["test_accuracy"] == str(measured.accuracy)
+    assert version.tags["test_accuracy"] == str(accuracy)
+    assert len(client.search_model_versions("name = 'mnist-search-1500'")) == 1
+    assert [str(model.status) for model in logged_models(client)] == ["READY"]
+
+
+def test_deleted_alias_is_set_again(search_study, store, register, client, mnist_dir):
+    finish_one_final(search_study, store, mnist_dir)
+    register()
+    client.delete_registered_model_alias("mnist-search-1500", "champion")
+
+    assert register() == [CHAMPION_LINE]
+
+    assert champion_of(client).version in {1, "1"}
+
+
+def test_deleted_version_is_registered_again(search_study, store, register, client, mnist_dir):
+    finish_one_final(search_study, store, mnist_dir)
+    register()
+    client.delete_registered_model("mnist-search-1500")
+
+    assert register() == [CHAMPION_LINE]
+
+    assert len(logged_models(client)) == 1
+
+
+def test_incomplete_model_of_an_earlier_attempt_is_replaced(
+    search_study, store, register, client, tracking_config, mnist_dir
+):
+    finish_one_final(search_study, store, mnist_dir)
+    run_id, experiment_id = synced_run(store, tracking_config, mnist_dir)
+    pending = client.create_logged_model(experiment_id, name="mnist-search-1500", source_run_id=run_id)
+
+    register()
+
+    (model,) = logged_models(client)
+    assert model.model_id != pending.model_id
+    assert str(model.status) == "READY"
+
+
+def test_complete_model_of_an_earlier_attempt_is_adopted(
+    search_study, store, register, client, tracking_config, mnist_dir
+):
+    task, _ = finish_one_final(search_study, store, mnist_dir)
+    run_id, experiment_id = synced_run(store, tracking_config, mnist_dir)
+    record = search_study.record()
+    weights = final_evaluation(store, record).weights(store)
+    payload = final_payload(task, weights, load_test(mnist_dir))
+    tracking = Tracking(client, experiment_id, "")
+    model_id = log_pt2(tracking, run_id, payload, "mnist-search-1500", {"study": record.name})
+
+    register()
+
+    assert [model.model_id for model in logged_models(client)] == [model_id]
+    assert champion_of(client).source == f"models:/{model_id}"
+
+
+def synced_run(store, tracking_config, mnist_dir):
+    """Run of the only final, and its experiment."""
+    study = TrackedStudy(store, "budget-1500.finals")
+    StudySync(study, tracking_config, mnist_dir, pytest.fail).sync("FINISHED")
+    (trial,) = study.finals_record().trials
+    return trial.run_id, study.location(tracking_config.tracking_uri).experiment_id
 
 
 @contextmanager
@@ -110,9 +193,11 @@ def served(tracking_config, model_uri, folder):
         server.wait(20)
 
 
-def test_registered_champion_is_served_over_http(search_study, store, tracking_config, mnist_dir, tmp_path):
-    task, _ = finish_finals(search_study, store, tracking_config, mnist_dir)
-    register_champion(store, search_study.record(), tracking_config, mnist_dir, lambda _: None)
+def test_registered_champion_is_served_over_http(
+    search_study, store, register, tracking_config, mnist_dir, tmp_path
+):
+    task, _ = finish_one_final(search_study, store, mnist_dir)
+    register()
     pixels = load_test(mnist_dir).images[:5].float() / 255
     body = json.dumps({"inputs": pixels.tolist()}).encode()
 
@@ -126,19 +211,25 @@ def test_registered_champion_is_served_over_http(search_study, store, tracking_c
 
 
 def test_network_that_differs_from_the_finals_is_not_registered(
-    search_study, store, tracking_config, mnist_dir
+    search_study, store, register, client, mnist_dir
 ):
-    from mlflow.tracking import MlflowClient
-
-    finish_finals(search_study, store, tracking_config, mnist_dir, test_accuracy=0.9999)
+    finish_one_final(search_study, store, mnist_dir, test_accuracy=0.9999)
 
     with pytest.raises(MnistSearchError, match="is not the network that the finals evaluated"):
-        register_champion(store, search_study.record(), tracking_config, mnist_dir, pytest.fail)
+        register()
     with pytest.raises(MlflowException):
-        MlflowClient(tracking_config.tracking_uri).get_model_version_by_alias("mnist-search-1500", "champion")
+        champion_of(client)
 
 
-def test_nothing_is_registered_without_finals(search_study, store, tracking_config, mnist_dir, tmp_path):
-    register_champion(store, search_study.record(), tracking_config, mnist_dir, pytest.fail)
+def test_nothing_is_registered_without_finals(register, tmp_path):
+    assert register() == []
 
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_champion_is_not_registered_while_mlflow_is_unavailable(search_study, store, mnist_dir):
+    finish_one_final(search_study, store, mnist_dir)
+    unreachable = make_tracking_config("http://127.0.0.1:9", "experiment")
+
+    with pytest.raises(Unavailable, match="the finals are done, but the champion is not registered"):
+        register_champion(store, search_study.record(), unreachable, mnist_dir, pytest.fail)

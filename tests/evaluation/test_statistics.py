@@ -6,37 +6,36 @@ from statistics import mean
 
 import numpy as np
 import pytest
+from finished import finish_final
 
 from experiments import BASELINES
 from experiments.defaults import TRAINING
 from mnist_search.evaluation.statistics import confidence_interval, seed_statistics
-from mnist_search.records import FinalResult, FinalTask
-from mnist_search.storage.final_queue import FinalQueue
+from mnist_search.records import FinalTask
+from mnist_search.storage.finals import FinalsStudy
 
 
 @pytest.fixture
 def statistics(store):
-    """Statistics of one network from the results of its seeds."""
+    """Statistics of one network from the test accuracies of its seeds; None for one that diverged."""
 
-    def make(*results):
-        queue = FinalQueue(store, "final/uid/1")
+    def make(*accuracies):
+        finals = FinalsStudy.open_or_create(store, "study.finals")
         architecture = BASELINES["seed-001"].architecture
-        queue.add(
-            [
-                FinalTask(name="a", seed=seed, architecture=architecture, training=TRAINING)
-                for seed in range(len(results))
-            ]
+        finals.add(
+            FinalTask(name="a", seed=seed, architecture=architecture, training=TRAINING)
+            for seed in range(len(accuracies))
         )
-        for result in results:
-            queue.finish(queue.claim(), result, None)
-        (row,) = seed_statistics(queue)
+        for accuracy in accuracies:
+            finish_final(finals, accuracy)
+        (row,) = seed_statistics(finals.record().current)
         return row
 
     return make
 
 
 def test_seed_statistics_have_mean_sd_interval_and_worst(statistics):
-    row = statistics(*(FinalResult(test_accuracy=a, seconds=2.0) for a in (0.990, 0.992, 0.994)))
+    row = statistics(0.990, 0.992, 0.994)
 
     assert (row.name, row.parameters, row.n_seeds, row.failed) == ("a", 7204, 3, 0)
     assert row.test_accuracy_mean == pytest.approx(0.992)
@@ -45,8 +44,8 @@ def test_seed_statistics_have_mean_sd_interval_and_worst(statistics):
     assert (row.low, row.high) == pytest.approx((0.992 - 0.004968, 0.992 + 0.004968), abs=1e-6)
 
 
-def test_failed_trainings_are_counted_but_not_averaged(statistics):
-    row = statistics(FinalResult(test_accuracy=0.99), FinalResult(failure="diverged: loss nan"))
+def test_failed_trials_are_counted_but_not_averaged(statistics):
+    row = statistics(0.99, None)
 
     assert (row.n_seeds, row.failed) == (1, 1)
     assert (row.test_accuracy_mean, row.test_accuracy_sd) == (0.99, None)

@@ -1,14 +1,18 @@
-"""A final task on one split."""
+"""run_final_trial, on one split."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from experiments import BASELINES
-from mnist_search.execution.trials import run_final_trial
+from mnist_search.data.dataset import Split
+from mnist_search.execution.trials import TrialContext, run_final_trial
 from mnist_search.records import FinalTask
+from mnist_search.storage.studies import TASK_ATTR
 from mnist_search.training.device import ComputeMode
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.model import load_network
@@ -18,34 +22,52 @@ TRAINING = TrainingConfig(epochs=2, batch_size=50, optimizer=SGD(0.05, nesterov=
 TASK = FinalTask(name="a", seed=0, architecture=BASELINES["seed-001"].architecture, training=TRAINING)
 
 
+@pytest.fixture
+def run(small_split):
+    """Run a final trial, evaluated on the first validation images; its result and epochs."""
+
+    def call(task, n_test=500):
+        epochs = []
+        context = TrialContext(
+            compute_mode=ComputeMode(),
+            checkpoint=lambda: None,
+            on_start=lambda *_: None,
+            report=epochs.append,
+        )
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={TASK_ATTR: task.to_dict()}))
+        split = Split(small_split.train, small_split.val[:n_test])
+        return run_final_trial(study.ask(), split, context), epochs
+
+    return call
+
+
 @pytest.mark.parametrize("mode", ["once", "every epoch"])
-def test_final_weights_are_those_of_the_last_epoch(small_split, mode):
-    result, weights = run_final_trial(
-        replace(TASK, evaluate=mode), small_split.train, small_split.val, ComputeMode()
-    )
+def test_final_weights_are_those_of_the_last_epoch(run, small_split, mode):
+    result, epochs = run(replace(TASK, evaluate=mode))
 
-    evaluation = evaluate(load_network(TASK.architecture, weights), small_split.val)
-    assert evaluation.accuracy == result.test_accuracy
-    assert evaluation.loss == pytest.approx(result.test_loss)
-    assert [epoch["epoch"] for epoch in result.curve] == [1, 2]
-    assert all(("test_accuracy" in epoch) is (mode == "every epoch") for epoch in result.curve)
-    assert not any("val_accuracy" in epoch for epoch in result.curve)
+    evaluation = evaluate(load_network(TASK.architecture, result.safetensors), small_split.val)
+    accuracy, loss = result.values
+    assert result.state == TrialState.COMPLETE
+    assert accuracy == evaluation.accuracy
+    assert loss == pytest.approx(evaluation.loss)
+    assert [metrics.epoch for metrics in epochs] == [1, 2]
+    assert all((metrics.val_accuracy is not None) is (mode == "every epoch") for metrics in epochs)
 
 
-def test_test_set_does_not_influence_a_final_training(small_split):
+def test_test_set_does_not_influence_a_final_training(run):
     task = replace(TASK, training=replace(TRAINING, epochs=3, schedule=Plateau(patience=0)))
 
-    first, weights = run_final_trial(task, small_split.train, small_split.val, ComputeMode())
-    second, same_weights = run_final_trial(task, small_split.train, small_split.val[:100], ComputeMode())
+    first, _ = run(task)
+    second, _ = run(task, n_test=100)
 
-    assert weights == same_weights
-    assert first.test_accuracy != second.test_accuracy
+    assert first.safetensors == second.safetensors
+    assert first.values != second.values
 
 
-def test_diverged_final_training_has_a_failure(small_split):
-    task = replace(TASK, training=replace(TRAINING, optimizer=SGD(1e30)))
+def test_diverged_final_training_fails(run):
+    result, _ = run(replace(TASK, training=replace(TRAINING, optimizer=SGD(1e30))))
 
-    result, weights = run_final_trial(task, small_split.train, small_split.val, ComputeMode())
-
-    assert result.failure.startswith("diverged: loss")
-    assert (result.test_accuracy, weights) == (None, None)
+    assert result.state == TrialState.FAIL
+    assert result.reason.startswith("diverged: loss")
+    assert (result.values, result.safetensors) == (None, None)

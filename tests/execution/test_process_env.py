@@ -67,22 +67,24 @@ from mnist_search.cli.app import main
 sys.argv = ["mnist-search", "--version"]
 main()
 """
-WORKER = """
+PROCESS = """
 from multiprocessing import Pipe
 from pathlib import Path
 from mnist_search.execution.config import WorkerConfig
-from mnist_search.execution.runtime import run_worker
+from mnist_search.execution.runtime import run_process
+from mnist_search.execution.worker import run
+from mnist_search.storage.leases import ProcessIdentity
 parent, child = Pipe()
-run_worker(
-    WorkerConfig(storage="sqlite:///none.db", study="s", data_dir=Path(), device="cpu", precision="fp32",
-                 mlflow=None, keep_models=0),
-    child,
+parent.send(
+    WorkerConfig(kind="search", storage="sqlite:///none.db", study="s", supervisor=ProcessIdentity.current(),
+                 data_dir=Path(), device="cpu", precision="fp32")
 )
-assert parent.recv().error == "NotFound"
+sys.argv = ["worker", str(child.fileno())]
+run_process(run)
 """
 
 
-@pytest.mark.parametrize(("process", "frees"), [("", True), (COMMAND, False), (WORKER, False)])
+@pytest.mark.parametrize(("process", "frees"), [("", True), (COMMAND, False), (PROCESS, False)])
 def test_commands_and_workers_exit_without_teardown(process, frees):
     done = subprocess.run(
         [sys.executable, "-c", FREED + process], capture_output=True, text=True, check=False

@@ -1,16 +1,20 @@
-"""Supervisor: devices short of memory, crashed workers, errors of workers."""
+"""Supervisor: devices short of memory, crashed workers, errors of workers, stops, signals."""
 
 from __future__ import annotations
 
-import os
+import signal
+import threading
 from functools import partial
 
+import psutil
 import pytest
 
 from mnist_search import errors
 from mnist_search.errors import MnistSearchError, TryAgain
-from mnist_search.execution.events import Message, OutOfMemory, WorkerDone, WorkerFailed
-from mnist_search.execution.supervisor import MAX_RESTARTS, Supervisor, as_error, supervise
+from mnist_search.execution.events import Message, OutOfMemory, TrialEpoch, WorkerFailed
+from mnist_search.execution.process import ModuleProcess
+from mnist_search.execution.supervisor import MAX_RESTARTS, SIGNALS, Stop, Supervisor
+from mnist_search.execution.sync_runner import SyncRunner
 
 
 class MessageRecorder:
@@ -20,43 +24,46 @@ class MessageRecorder:
         self.texts = []
 
     def handle(self, event):
-        assert isinstance(event, Message)
-        self.texts.append(event.text)
+        if isinstance(event, Message):
+            self.texts.append(event.text)
 
     def refresh(self):
         pass
 
 
-def send(events, connection):
-    for event in events:
-        connection.send(event)
+class BrokenReporter(MessageRecorder):
+    """A reporter with a bug."""
+
+    def handle(self, event):
+        raise ZeroDivisionError(event)
 
 
-def send_after_acknowledgement(event, connection):
-    connection.recv()
-    connection.send(event)
-
-
-def crash(_):
-    os._exit(9)
+def scripted(*script):
+    return partial(ModuleProcess.start, "scripted_worker", script)
 
 
 def poll_until(supervisor, n_workers):
     while len(supervisor.processes) > n_workers:
-        supervisor.poll(0.5)
+        supervisor.poll()
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    yield
+    assert [p for p in psutil.Process().children() if "scripted_worker" in p.cmdline()] == []
 
 
 def test_supervisor_continues_with_one_worker_when_the_device_has_memory_for_one():
     reporter = MessageRecorder()
-    supervisor = Supervisor(partial(send_after_acknowledgement, WorkerDone()), reporter)
+    supervisor = Supervisor(scripted("wait for a message"), reporter)
     supervisor.start_worker()
-    supervisor.worker = partial(send, [OutOfMemory()])
+    supervisor.start_process = scripted(OutOfMemory())
     supervisor.start_worker()
     supervisor.start_worker()
 
     poll_until(supervisor, 1)
-    (connection,) = supervisor.processes
-    connection.send("finish")
+    (process,) = supervisor.processes.values()
+    process.send("finish")
     poll_until(supervisor, 0)
 
     assert [text[-8:] for text in reporter.texts] == ["--jobs 2", "--jobs 1"]
@@ -65,28 +72,30 @@ def test_supervisor_continues_with_one_worker_when_the_device_has_memory_for_one
 
 def test_supervisor_ignores_missing_memory_when_all_trials_are_done():
     reporter = MessageRecorder()
-    supervisor = Supervisor(partial(send, [WorkerDone()]), reporter)
+    supervisor = Supervisor(scripted(), reporter)
     supervisor.start_worker()
     poll_until(supervisor, 0)
-    supervisor.worker = partial(send, [OutOfMemory()])
+    supervisor.start_process = scripted(OutOfMemory())
     supervisor.start_worker()
     poll_until(supervisor, 0)
 
     assert (reporter.texts, supervisor.failure) == ([], None)
 
 
-def test_supervise_raises_when_the_device_has_no_memory_for_one_trial():
+def test_run_workers_raises_when_the_device_has_no_memory_for_one_trial():
+    supervisor = Supervisor(scripted(OutOfMemory()), MessageRecorder())
+
     with pytest.raises(TryAgain, match="no memory for one trial"):
-        supervise(partial(send, [OutOfMemory()]), 2, MessageRecorder())
+        supervisor.run_workers(2)
 
 
-def test_supervise_raises_try_again_when_replacements_crash():
+def test_supervisor_replaces_crashed_workers_a_limited_number_of_times():
     reporter = MessageRecorder()
+    supervisor = Supervisor(scripted("crash"), reporter)
 
-    with pytest.raises(TryAgain, match=f"workers crashed {MAX_RESTARTS + 1} times") as raised:
-        supervise(crash, 1, reporter)
+    assert supervisor.run_workers(1) is None
 
-    assert raised.value.exit_code == 75
+    assert supervisor.restarts == MAX_RESTARTS + 1
     assert reporter.texts == [
         *["a worker crashed (exit code 9); starting another"] * MAX_RESTARTS,
         "a worker crashed (exit code 9); not restarting",
@@ -96,15 +105,114 @@ def test_supervise_raises_try_again_when_replacements_crash():
 def test_supervisor_reports_the_same_message_of_workers_once():
     reporter = MessageRecorder()
 
-    supervise(partial(send, [Message("MLflow is unavailable"), WorkerDone()]), 2, reporter)
+    Supervisor(scripted(Message("waiting for the store")), reporter).run_workers(2)
 
-    assert reporter.texts == ["MLflow is unavailable"]
+    assert reporter.texts == ["waiting for the store"]
 
 
 @pytest.mark.parametrize("kind", [MnistSearchError, *MnistSearchError.__subclasses__()])
-def test_as_error_rebuilds_the_exception_of_a_worker(kind):
-    error = as_error(WorkerFailed(kind.__name__, "what, why, next command", "Traceback of the worker"))
+def test_run_workers_raises_the_error_of_a_worker(kind):
+    failed = WorkerFailed(kind("what, why, next command"), "Traceback of the worker")
 
-    assert type(error) is getattr(errors, kind.__name__) is kind
-    assert str(error) == "what, why, next command"
-    assert error.__notes__ == ["Traceback of the worker"]
+    with pytest.raises(MnistSearchError) as raised:
+        Supervisor(scripted(failed), MessageRecorder()).run_workers(1)
+
+    assert type(raised.value) is getattr(errors, kind.__name__) is kind
+    assert str(raised.value) == "what, why, next command"
+    assert raised.value.__notes__ == ["Traceback of the worker"]
+
+
+def test_worker_that_starts_while_a_stop_is_requested_is_stopped():
+    reporter = MessageRecorder()
+    supervisor = Supervisor(scripted(), reporter)
+
+    def start_during_a_signal():
+        process = scripted("wait for a message", Message("stopped"))()
+        supervisor.request_stop(Stop("SIGINT", signal.SIGINT))
+        return process
+
+    supervisor.start_process = start_during_a_signal
+
+    assert supervisor.run_workers(1) == Stop("SIGINT", signal.SIGINT)
+    assert reporter.texts == ["stopped"]
+
+
+@pytest.mark.slow
+def test_worker_that_does_not_stop_is_killed():
+    supervisor = Supervisor(scripted("never end"), MessageRecorder())
+
+    assert supervisor.run_workers(1, timeout=0.1) == Stop("the timeout of 0.1 s was reached")
+
+    assert supervisor.processes == {}
+
+
+def test_no_process_is_left_when_the_reporter_raises():
+    supervisor = Supervisor(scripted(Message("hello"), "never end"), BrokenReporter())
+
+    with pytest.raises(ZeroDivisionError), supervisor.handling_signals():
+        supervisor.run_workers(2)
+
+    assert supervisor.processes == {}
+
+
+def test_error_of_the_sync_process_is_reported_once_and_stops_no_worker():
+    reporter = MessageRecorder()
+    epoch = TrialEpoch(0, 1, 0.9, 1000.0)
+    sync = SyncRunner(scripted(WorkerFailed(MnistSearchError("no MLflow"), "")))
+    supervisor = Supervisor(scripted(epoch, "wait for a message"), reporter, sync)
+    supervisor.start_worker()
+    while not reporter.texts:
+        supervisor.poll()
+    sync.restart_at = 0.0
+    while not sync.process:
+        supervisor.poll()
+    while sync.process:
+        supervisor.poll()
+    (process,) = supervisor.processes.values()
+    process.send("finish")
+    poll_until(supervisor, 0)
+
+    assert reporter.texts == ["cannot write to MLflow: no MLflow"]
+    assert (supervisor.stop, supervisor.failure) == (None, None)
+
+
+def test_second_signal_kills_the_workers():
+    supervisor = Supervisor(scripted(Message("runs"), "never end"), MessageRecorder())
+
+    with supervisor.handling_signals():
+        supervisor.start_worker()
+        (process,) = supervisor.processes.values()
+        while not supervisor.reporter.texts:
+            supervisor.poll()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        code = process.wait(10)
+
+    assert (code, supervisor.stop) == (-signal.SIGKILL, Stop("SIGTERM", signal.SIGTERM))
+
+
+def test_supervisor_handles_no_signals_outside_of_the_main_thread():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    during, stops = [], []
+
+    def supervise():
+        supervisor = Supervisor(scripted(), MessageRecorder())
+        with supervisor.handling_signals():
+            during.extend(signal.getsignal(number) for number in SIGNALS)
+            stops.append(supervisor.run_workers(1))
+
+    thread = threading.Thread(target=supervise)
+    thread.start()
+    thread.join()
+
+    assert during == before
+    assert stops == [None]
+
+
+def test_handlers_are_restored():
+    before = [signal.getsignal(number) for number in SIGNALS]
+
+    with Supervisor(scripted(), MessageRecorder()).handling_signals():
+        assert all(signal.getsignal(number) not in before for number in SIGNALS)
+
+    assert [signal.getsignal(number) for number in SIGNALS] == before

@@ -7,34 +7,51 @@ from dataclasses import replace
 import optuna
 import pytest
 import torch
-from fakes import ForbidTensorOps, RecordingTracker
+from fakes import ForbidTensorOps
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from experiments import StudyConfig
 from mnist_search.execution.trials import Interrupted, TrialContext, TrialTimeout, run_search_trial
 from mnist_search.search.pruners import pruner_for
 from mnist_search.search.samplers import sampler_for_trial
+from mnist_search.storage.queue import LostLease
 from mnist_search.training.device import ComputeMode
-from mnist_search.training.model import build, count
+from mnist_search.training.evaluate import evaluate
+from mnist_search.training.model import count, load_network
 from search_space import SearchSpace
 
 
-@pytest.fixture
-def tracker():
-    return RecordingTracker()
+class Reports(list):
+    """The reported epochs of a trial, also reported to Optuna as the queue does."""
+
+    def to(self, trial):
+        def report(metrics):
+            self.append(metrics)
+            trial.report(metrics.val_accuracy, metrics.epoch)
+
+        return report
 
 
 @pytest.fixture
-def context(study_config, small_split, tracker):
-    return TrialContext(
-        config=study_config,
-        data=small_split,
-        compute_mode=ComputeMode(),
-        tracker=tracker,
-        checkpoint=lambda: None,
-        on_start=lambda *_: None,
-        on_epoch=lambda *_: None,
-    )
+def reports():
+    return Reports()
+
+
+@pytest.fixture
+def run(study_config, small_split, reports):
+    """Run a trial of a study configuration, with parts of its context replaced."""
+
+    def call(trial, config=study_config, **parts):
+        context = TrialContext(
+            compute_mode=ComputeMode(),
+            checkpoint=lambda: None,
+            on_start=lambda *_: None,
+            report=reports.to(trial),
+        )
+        return run_search_trial(trial, config, small_split, replace(context, **parts))
+
+    return call
 
 
 def ask(study_config, **params):
@@ -44,98 +61,98 @@ def ask(study_config, **params):
     return study.ask()
 
 
-def test_trial_is_complete_with_its_last_accuracy(context, tracker):
-    trial = ask(context.config)
+def test_trial_is_complete_with_its_last_accuracy(run, study_config, reports):
+    started = []
+    trial = ask(study_config)
 
-    result = run_search_trial(trial, context)
+    result = run(trial, on_start=lambda *start: started.append(start))
 
     assert result.state == TrialState.COMPLETE
-    assert [metrics.epoch for metrics in result.curve] == [1, 2]
-    assert result.value == result.curve[-1].val_accuracy
+    assert [metrics.epoch for metrics in reports] == [1, 2]
+    assert list(result.values) == [reports[-1].val_accuracy]
+    assert started == [(trial.user_attrs["num_params"], 2)]
     assert trial.user_attrs["num_params"] <= 1500
-    (run,) = tracker.runs.values()
-    assert run.epochs == result.curve
 
 
-def test_weights_of_a_trial_reproduce_its_score(context):
-    from safetensors.torch import load
+def test_weights_of_a_trial_reproduce_its_score(run, study_config, small_split):
+    trial = ask(study_config)
+    result = run(trial)
 
-    from mnist_search.training.evaluate import evaluate
+    network = load_network(study_config.space.architecture(trial.params), result.safetensors)
 
-    trial = ask(context.config)
-    result = run_search_trial(trial, context)
-
-    network = build(context.config.space.architecture(trial.params), seed=99)
-    network.load_state_dict(load(result.safetensors))
-
-    assert evaluate(network, context.data.val).accuracy == result.value
+    assert [evaluate(network, small_split.val).accuracy] == list(result.values)
     assert count(network) == trial.user_attrs["num_params"]
 
 
-def test_trial_over_the_budget_is_pruned_before_tensors_and_runs(context, tracker):
-    widths = dict.fromkeys(context.config.space.width_params, 13)
-
-    trial = ask(context.config, depth=7, **widths)
+def test_trial_over_the_budget_is_pruned_before_tensors(run, study_config):
+    started = []
+    widths = dict.fromkeys(study_config.space.width_params, 13)
+    trial = ask(study_config, depth=7, **widths)
 
     with ForbidTensorOps():
-        result = run_search_trial(trial, context)
+        result = run(trial, on_start=lambda *start: started.append(start))
 
     assert result.state == TrialState.PRUNED
     assert result.reason.startswith("over budget: ")
     assert result.reason.endswith(" parameters, 1,500 allowed")
     assert trial.user_attrs["over_budget"] is True
-    assert tracker.runs == {}
+    assert "device" not in trial.user_attrs  # so that it has no run in MLflow
+    assert started == []
 
 
 @pytest.mark.filterwarnings("ignore:Fixed parameter sgd_lr")
-def test_trial_fails_when_it_diverges(context):
-    trial = ask(context.config, optimizer="sgd", sgd_lr=1e9)
-
-    result = run_search_trial(trial, context)
+def test_trial_fails_when_it_diverges(run, study_config):
+    result = run(ask(study_config, optimizer="sgd", sgd_lr=1e9))
 
     assert result.state == TrialState.FAIL
     assert result.reason.startswith("diverged: loss ")
-    assert result.value is None
-    assert result.safetensors is None
+    assert (result.values, result.safetensors) == (None, None)
 
 
-def test_trial_fails_with_a_traceback_when_it_raises(context):
-    def broken(*_):
+def test_trial_fails_with_a_traceback_when_it_raises(run, study_config):
+    def broken(_):
         raise ZeroDivisionError("a bug")
 
-    result = run_search_trial(ask(context.config), replace(context, on_epoch=broken))
+    result = run(ask(study_config), report=broken)
 
     assert result.state == TrialState.FAIL
     assert result.reason == "error: ZeroDivisionError: a bug"
     assert "in broken" in result.traceback
 
 
-@pytest.mark.parametrize("kind", [Interrupted, OSError, torch.OutOfMemoryError])
-def test_errors_of_the_machine_are_raised(context, kind):
+@pytest.mark.parametrize(
+    "error",
+    [
+        Interrupted(),
+        LostLease(),
+        OSError(),
+        MemoryError(),
+        StorageInternalError(),
+        torch.OutOfMemoryError(),
+        torch.AcceleratorError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_that_are_not_the_trials_are_raised(run, study_config, error):
     def stop():
-        raise kind("no space left")
+        raise error
 
-    with pytest.raises(kind):
-        run_search_trial(ask(context.config), replace(context, checkpoint=stop))
+    with pytest.raises(type(error)):
+        run(ask(study_config), checkpoint=stop)
 
 
-def test_trial_is_pruned_with_its_epochs_when_it_exceeds_its_timeout(context):
-    epochs = []
-
+def test_trial_is_pruned_after_its_epochs_when_it_exceeds_its_timeout(run, study_config, reports):
     def checkpoint():
-        if epochs:
+        if reports:
             raise TrialTimeout("trial timeout of 1 s")
 
-    result = run_search_trial(
-        ask(context.config),
-        replace(context, checkpoint=checkpoint, on_epoch=lambda _, metrics: epochs.append(metrics)),
-    )
+    result = run(ask(study_config), checkpoint=checkpoint)
 
     assert (result.state, result.reason) == (TrialState.PRUNED, "trial timeout of 1 s")
-    assert len(result.curve) == 1
+    assert len(reports) == 1
 
 
-def test_trial_is_pruned_by_score_but_not_after_its_last_epoch(context):
+def test_trial_is_pruned_by_score_but_not_after_its_last_epoch(run):
     study_config = StudyConfig(
         budget=1500, space=SearchSpace.for_budget(1500, epochs=3), train_images=1000, val_images=500
     )
@@ -149,9 +166,9 @@ def test_trial_is_pruned_by_score_but_not_after_its_last_epoch(context):
         study.tell(accurate, 0.999)
     study.sampler = sampler_for_trial(study_config, 5)
 
-    result = run_search_trial(study.ask(), replace(context, config=study_config))
+    result = run(study.ask(), study_config)
 
     assert (result.state, result.reason) == (TrialState.PRUNED, "asha pruner after epoch 1")
     last_only = replace(study_config, space=SearchSpace.for_budget(1500, epochs=1))
     study.sampler = sampler_for_trial(last_only, 6)
-    assert run_search_trial(study.ask(), replace(context, config=last_only)).state == TrialState.COMPLETE
+    assert run(study.ask(), last_only).state == TrialState.COMPLETE

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from mnist_search.errors import MnistSearchError
+from mnist_search.errors import MnistSearchError, NotFound
 from mnist_search.execution.config import WorkerConfig
 from mnist_search.execution.events import Message, StopConditionReached, TrialEpoch
+from mnist_search.execution.process import ModuleProcess
 from mnist_search.execution.worker import MAX_CONSECUTIVE_ERRORS, Worker
 from mnist_search.search.stopping import StopConditions
 from mnist_search.search.study import SearchStudy
+from mnist_search.storage.leases import ProcessIdentity
 
 
 class RecordingChannel:
@@ -41,12 +43,13 @@ def search_study(store, study_config):
 @pytest.fixture
 def config(store, mnist_dir):
     return WorkerConfig(
+        kind="search",
         storage=store.url,
         study="s",
+        supervisor=ProcessIdentity.current(),
         data_dir=mnist_dir,
         device="cpu",
         precision="fp32",
-        mlflow=None,
         keep_models=0,
     )
 
@@ -88,3 +91,21 @@ def test_worker_warns_once_when_earlier_trials_have_another_compute_mode(search_
     assert text.endswith("pass --precision to match")
     modes = [trial.device.rpartition(", ")[0][-4:] for trial in search_study.record().trials]
     assert modes == ["fp32", "fp32", "bf16", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "text"),
+    [({"study": "none"}, NotFound, "no study 'none'"), ({"data_dir": None}, MnistSearchError, "TypeError: ")],
+)
+@pytest.mark.usefixtures("search_study")
+def test_worker_process_sends_the_error_that_ended_it(config, changes, kind, text):
+    process = ModuleProcess.start("mnist_search.execution.worker", replace(config, **changes))
+
+    event = process.connection.recv()
+    code = process.wait(30)
+    process.close()
+
+    assert type(event.error) is kind
+    assert text in str(event.error)
+    assert event.traceback.startswith("Traceback")
+    assert code == 0

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from optuna.trial import TrialState
+from finished import complete_trial, finish_finals
 from PIL import Image
 from safetensors.torch import save
 
 from experiments import BASELINES
-from mnist_search.errors import DiskError, NotFound, UnusableConfiguration, UsageError
+from mnist_search.errors import DiskError, MnistSearchError, NotFound, UnusableConfiguration, UsageError
 from mnist_search.evaluation.champion import champion, final_evaluation
-from mnist_search.evaluation.finals import final_queue_for, finalists
+from mnist_search.evaluation.champion_files import export_champion
 from mnist_search.export.digit_image import load_digit_image
 from mnist_search.export.formats import WRITERS, export_model, read_artifact
+from mnist_search.export.inference import verify_file
 from mnist_search.export.model_card import markdown
-from mnist_search.records import FinalResult
 from mnist_search.search.study import SearchStudy
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
@@ -95,15 +98,13 @@ def search_study(store, study_config):
     """A study of two complete trials with different weights; the second is better."""
     search_study = SearchStudy.open_or_create(store, "budget-1500", study_config, 2)
     for accuracy in (0.97, 0.98):
-        claim = search_study.claim()
-        network = build(study_config.space.decode(claim.trial.params).architecture, claim.trial.number)
-        claim.trial.set_user_attr("num_params", 1000)
-        curve = [{"epoch": 1, "val_accuracy": accuracy, "val_loss": 0.1}]
-        search_study.queue.finish(
-            claim, TrialState.COMPLETE, accuracy,
-            attributes={"curve": curve}, safetensors=save(network.state_dict()), keep=1,
-        )  # fmt: skip
+        complete_trial(search_study, accuracy, weights=partial(initial_weights, study_config), keep=1)
     return search_study
+
+
+def initial_weights(study_config, claim):
+    architecture = study_config.space.decode(claim.trial.params).architecture
+    return save(build(architecture, claim.trial.number).state_dict())
 
 
 def test_champion_is_the_best_trial_before_finals(search_study, store):
@@ -122,25 +123,15 @@ def test_champion_is_rejected_when_its_weights_were_not_kept(search_study, store
         champion(store, search_study.name, trial=7)
 
 
-def finish_finals(search_study, store, accuracies):
-    record = search_study.record()
-    tasks = finalists(record, top=2, seeds=2)
-    queue = final_queue_for(store, record, tasks, again=False)
-    queue.add(tasks)
-    for accuracy in accuracies:
-        claim = queue.claim()
-        task = claim.training.task
-        queue.finish(
-            claim,
-            FinalResult(test_accuracy=accuracy, test_loss=0.1)
-            if accuracy
-            else FinalResult(failure="diverged"),
-            f"{task.name}, seed {task.seed}".encode() if accuracy else None,
-        )
+def finish_two_finalists(search_study, store, accuracies):
+    def weights(task):
+        return f"{task.name}, seed {task.seed}".encode()
+
+    finish_finals(store, search_study.record(), accuracies, top=2, seeds=2, weights=weights)
 
 
 def test_champion_is_selected_without_the_test_set(search_study, store):
-    finish_finals(search_study, store, (0.95, 0.99, 0.98, 0.99))
+    finish_two_finalists(search_study, store, (0.95, 0.99, 0.98, 0.99))
 
     best = champion(store, search_study.name)
 
@@ -153,15 +144,104 @@ def test_champion_is_selected_without_the_test_set(search_study, store):
 
 
 def test_champion_is_the_next_finalist_when_the_first_failed_with_every_seed(search_study, store):
-    finish_finals(search_study, store, (None, 0.99, None, 0.98))
+    finish_two_finalists(search_study, store, (None, 0.99, None, 0.98))
 
     assert champion(store, search_study.name).weights == b"trial 0, seed 0"
 
 
 def test_champion_is_the_best_trial_when_finals_are_unfinished(search_study, store):
-    finish_finals(search_study, store, (0.95, 0.99))
+    finish_two_finalists(search_study, store, (0.95, 0.99))
 
     assert "test_accuracy" not in champion(store, search_study.name).card
+
+
+def damage_weights(folder, trial_id):
+    """Flip one byte of the kept weights of a trial."""
+    with sqlite3.connect(folder / "store.db") as database:
+        query = "SELECT safetensors FROM mnist_search_weights WHERE trial_id = ?"
+        (content,) = database.execute(query, (trial_id,)).fetchone()
+        update = "UPDATE mnist_search_weights SET safetensors = ? WHERE trial_id = ?"
+        database.execute(update, (flipped(content, len(content) // 2), trial_id))
+
+
+def flipped(content, position):
+    """The content with every bit of one byte inverted."""
+    return content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+
+
+@pytest.fixture
+def damaged_study(store, study_config, tmp_path):
+    """Two trials with kept weights, those of the worse one damaged."""
+    search_study = SearchStudy.open_or_create(store, "budget-1500", study_config, 2)
+    for accuracy in (0.97, 0.98):
+        complete_trial(search_study, accuracy, weights=partial(initial_weights, study_config), keep=2)
+    damage_weights(tmp_path, search_study.record().trials[0].trial_id)
+    return search_study
+
+
+@pytest.mark.usefixtures("damaged_study")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "budget-1500", "--to", "safetensors"),
+        ("report", "budget-1500", "--no-mlflow"),
+        pytest.param(("run", "--budget", "1500", "--trials", "2", "--device", "cpu"), marks=pytest.mark.slow),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_damaged_weights_of_another_trial_are_one_warning(command, store, mnist_dir, arguments):
+    done = command(*arguments, "--storage", store.url, MNIST_SEARCH_DATA=str(mnist_dir))
+
+    assert done.code == 0, done.err
+    (warning,) = [line for line in done.err.splitlines() if "damaged" in line]
+    assert "trial 0" in warning
+
+
+@pytest.mark.usefixtures("damaged_study")
+def test_damaged_weights_are_not_exported(command, store):
+    done = command("export", "budget-1500", "--trial", "0", "--storage", store.url)
+
+    assert done.code in {66, 78}
+    assert "trial 0" in done.err
+
+
+@pytest.mark.usefixtures("search_study")
+@pytest.mark.parametrize("suffix", ["safetensors", "pt2"])
+def test_flipped_byte_of_a_model_file_is_refused(store, tmp_path, mnist_dir, suffix):
+    path = tmp_path / f"budget-1500.{suffix}"
+    list(export_champion(store.url, "budget-1500", None, [suffix], tmp_path, publish=False))
+    content = path.read_bytes()
+    verify_file(path, mnist_dir)
+
+    for position in np.linspace(0, len(content) - 1, 8, dtype=int).tolist():
+        path.write_bytes(flipped(content, position))
+        with pytest.raises(MnistSearchError, match="is damaged: its card has another SHA-256") as refused:
+            verify_file(path, mnist_dir)
+        assert refused.value.exit_code == 1
+
+
+@pytest.mark.usefixtures("search_study")
+def test_card_keeps_the_digests_of_an_earlier_export(store, tmp_path):
+    for suffix in ("safetensors", "pt2"):
+        list(export_champion(store.url, "budget-1500", None, [suffix], tmp_path, publish=False))
+
+    card = json.loads((tmp_path / "budget-1500.json").read_text())
+    assert card["sha256"] == {
+        suffix: hashlib.sha256((tmp_path / f"budget-1500.{suffix}").read_bytes()).hexdigest()
+        for suffix in ("safetensors", "pt2")
+    }
+
+
+@pytest.mark.usefixtures("search_study")
+def test_file_of_an_older_card_without_digests_is_verified(store, tmp_path, mnist_dir):
+    list(export_champion(store.url, "budget-1500", None, ["safetensors"], tmp_path, publish=False))
+    card = json.loads((tmp_path / "budget-1500.json").read_text())
+    del card["sha256"]
+    (tmp_path / "budget-1500.json").write_text(json.dumps(card))
+
+    document, _ = verify_file(tmp_path / "budget-1500.safetensors", mnist_dir)
+
+    assert document["parameters"] == card["parameters"]
 
 
 @pytest.mark.parametrize("kind", ["as it is", "inverted", "large", "in a corner", "with alpha", "jpeg"])

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from finished import complete_trial, finish_finals
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 from safetensors.torch import save
@@ -14,8 +15,6 @@ from support import MLFLOW_WARNINGS
 
 from mnist_search.data.dataset import Digits
 from mnist_search.errors import NotFound
-from mnist_search.evaluation.finals import final_queue_for, finalists
-from mnist_search.records import FinalResult
 from mnist_search.report.error_analysis import analyze_errors
 from mnist_search.report.page import log_report, render_report
 from mnist_search.report.plots import trials_figure
@@ -33,32 +32,21 @@ def weights_of(study_config, params):
 def search_study(store, study_config):
     """Three complete trials, one pruned, one failed for a reason that looks like HTML."""
     search_study = SearchStudy.open_or_create(store, "budget-1500", study_config, 5)
-    for number, accuracy in enumerate((0.97, 0.98, 0.96, None, None)):
-        claim = search_study.claim()
-        claim.trial.set_user_attr("num_params", 1000 + number)
-        if accuracy is None:
-            state = (TrialState.PRUNED, TrialState.FAIL)[number % 2]
-            search_study.queue.finish(
-                claim, state, attributes={"curve": [], "reason": f"<b>reason {number}</b>"}, keep=3
-            )
-            continue
-        curve = [{"epoch": 1, "val_accuracy": accuracy, "val_loss": 0.1}]
-        claim.trial.report(accuracy, 1)
-        search_study.queue.finish(
-            claim, TrialState.COMPLETE, accuracy, keep=3,
-            attributes={"curve": curve}, safetensors=weights_of(study_config, claim.trial.params),
+    for number, accuracy in enumerate((0.97, 0.98, 0.96)):
+        complete_trial(
+            search_study, accuracy, num_params=1000 + number, keep=3,
+            weights=lambda claim: weights_of(study_config, claim.trial.params),
         )  # fmt: skip
+    for number, state in ((3, TrialState.FAIL), (4, TrialState.PRUNED)):
+        attributes = {"reason": f"<b>reason {number}</b>"}
+        search_study.queue.finish(search_study.claim(), state, attributes=attributes, keep=3)
     return search_study
 
 
-def finish_finals(search_study, store):
+def finish_three_finals(search_study, store):
     record = search_study.record()
-    tasks = finalists(record, top=1, seeds=3)
-    queue = final_queue_for(store, record, tasks, again=False)
-    queue.add(tasks)
-    for accuracy in (0.9912, 0.9934, 0.9956):
-        trained = weights_of(record.config, record.best.params)
-        queue.finish(queue.claim(), FinalResult(test_accuracy=accuracy, test_loss=0.1), trained)
+    weights = weights_of(record.config, record.best.params)
+    finish_finals(store, record, (0.9912, 0.9934, 0.9956), top=1, seeds=3, weights=lambda _task: weights)
 
 
 def test_report_shows_trials_errors_and_figures(search_study, store, mnist_dir):
@@ -80,7 +68,7 @@ def test_report_shows_trials_errors_and_figures(search_study, store, mnist_dir):
 
 
 def test_report_shows_the_test_set_after_finals(search_study, store, mnist_dir):
-    finish_finals(search_study, store)
+    finish_three_finals(search_study, store)
 
     page = render_report(store, search_study.name, mnist_dir)
 
@@ -91,11 +79,7 @@ def test_report_shows_the_test_set_after_finals(search_study, store, mnist_dir):
 
 def test_report_omits_the_champion_when_no_weights_were_kept(store, study_config, mnist_dir):
     search_study = SearchStudy.open_or_create(store, "light", study_config, 1)
-    claim = search_study.claim()
-    claim.trial.set_user_attr("num_params", 1000)
-    search_study.queue.finish(
-        claim, TrialState.COMPLETE, 0.9, attributes={"curve": [{"val_accuracy": 0.9, "val_loss": 1}]}
-    )
+    complete_trial(search_study, 0.9)
 
     page = render_report(store, "light", mnist_dir)
 
@@ -117,7 +101,7 @@ def test_leaderboard_is_written_into_a_file(search_study, store, command, tmp_pa
     )
 
     printed = command("leaderboard", *storage).out.splitlines()
-    finish_finals(search_study, store)
+    finish_three_finals(search_study, store)
     assert command("leaderboard", "log.md", *storage).code == 0
 
     written = (tmp_path / "log.md").read_text().splitlines()
@@ -188,7 +172,7 @@ def test_report_is_logged_to_the_run_of_the_study(search_study, store, mnist_dir
 def test_report_fits_the_window_and_sends_no_request(search_study, store, mnist_dir, tmp_path, width):
     sync_api = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium") or shutil.which("google-chrome")
-    finish_finals(search_study, store)
+    finish_three_finals(search_study, store)
     (tmp_path / "report.html").write_text(render_report(store, search_study.name, mnist_dir))
     messages, requests = [], []
     with sync_api.sync_playwright() as playwright:

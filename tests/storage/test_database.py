@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import re
 import sqlite3
 import time
+from contextlib import closing
 
 import optuna
 import pytest
@@ -23,7 +26,15 @@ from support import (
 
 from mnist_search.errors import DiskError, NotFound, TryAgain, UnusableConfiguration
 from mnist_search.sqlite import BUSY_SECONDS
-from mnist_search.storage.database import Store, masked, parse_url
+from mnist_search.storage.database import (
+    Store,
+    failure,
+    is_unavailable,
+    masked,
+    parse_url,
+    retry,
+    sqlite_path,
+)
 
 
 def test_new_store_has_the_tables_of_optuna_and_mnist_search(store, tmp_path):
@@ -31,6 +42,7 @@ def test_new_store_has_the_tables_of_optuna_and_mnist_search(store, tmp_path):
 
     assert {"studies", "trials", "alembic_version"} <= tables
     assert {"mnist_search_leases", "mnist_search_weights", "mnist_search_mirrored"} <= tables
+    assert "mnist_search_epochs" in tables
     assert not list(tmp_path.glob("*.new"))
 
 
@@ -163,3 +175,112 @@ def test_transaction_fails_when_the_database_stays_locked(store):
 
     with store.engine.begin(), pytest.raises(sa.exc.OperationalError, match="locked"):
         impatient.engine.connect().begin()
+
+
+@pytest.fixture
+def impatient(store):
+    """The store, opened by a process that waits 0.1 s for a lock."""
+    return Store.open(store.url, write=True, busy_seconds=0.1)
+
+
+@pytest.fixture
+def other_program(impatient):
+    """A connection that holds the store's write lock."""
+    path = sqlite_path(impatient.url)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
+def create_study(store, name="s"):
+    return optuna.create_study(storage=store.storage, study_name=name)
+
+
+def error_of(action):
+    with pytest.raises((sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)) as error:
+        action()
+    return error.value
+
+
+def fill_disk(store):
+    """Allow the database of a store no further page."""
+    store.engine.dispose()
+
+    @sa.event.listens_for(store.engine, "connect")
+    def _set_limit(connection, _):
+        connection.execute("PRAGMA max_page_count = 1")
+
+
+def write_a_megabyte(store):
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE large (x)")
+        connection.exec_driver_sql("INSERT INTO large VALUES (zeroblob(1000000))")
+
+
+def test_retry_waits_for_a_locked_store_with_one_warning(impatient, other_program, caplog):
+    n_calls = 0
+
+    def action():
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 3:
+            other_program.execute("ROLLBACK")
+        return create_study(impatient).study_name
+
+    with caplog.at_level(logging.WARNING, logger="mnist_search"):
+        assert retry(action) == "s"
+    assert n_calls == 3
+    assert caplog.messages == ["waiting for the store: database is locked"]
+
+
+def test_retry_raises_an_error_of_another_kind_immediately(store):
+    n_calls = 0
+
+    def action():
+        nonlocal n_calls
+        n_calls += 1
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql("SELECT * FROM missing")
+
+    assert "no such table" in str(error_of(lambda: retry(action)))
+    assert n_calls == 1
+
+
+@pytest.mark.usefixtures("other_program")
+def test_locked_store_is_unavailable_and_fails_with_try_again(impatient):
+    for action in (impatient.engine.connect().begin, lambda: create_study(impatient)):
+        error = error_of(action)
+        failed = failure(error, impatient.url)
+
+        assert is_unavailable(error)
+        assert isinstance(failed, TryAgain)
+        assert "store.db is locked or disconnected (database is locked)" in str(failed)
+
+
+def test_full_disk_is_not_unavailable_and_fails_with_the_file_and_the_free_space(store, tmp_path):
+    fill_disk(store)
+
+    error = error_of(lambda: write_a_megabyte(store))
+    failed = failure(error, store.url)
+
+    assert not is_unavailable(error)
+    assert isinstance(failed, DiskError)
+    assert str(tmp_path / "store.db") in str(failed)
+    assert re.search(r"\(database or disk is full; [\d,]+ MiB free\)", str(failed))
+
+
+def test_error_of_a_file_fails_with_its_path(store, tmp_path):
+    with pytest.raises(OSError, match="No such file") as error:
+        (tmp_path / "missing").read_bytes()
+
+    failed = failure(error.value, store.url)
+
+    assert isinstance(failed, DiskError)
+    assert f"cannot access {tmp_path}/missing" in str(failed)
+
+
+def test_failure_shows_no_password(impatient, other_program):
+    assert other_program.in_transaction
+    error = error_of(lambda: create_study(impatient))
+
+    assert "secret" not in str(failure(error, "postgresql://user:secret@host/database"))

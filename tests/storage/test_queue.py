@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
+import logging
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import optuna
 import pytest
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from experiments import StudyConfig
 from mnist_search.errors import NotFound, StudyConflict, UnusableConfiguration
+from mnist_search.records import EpochMetrics
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage import leases as lease_rows
 from mnist_search.storage.database import Store
+from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import MAX_CRASHES, LostLease
-from mnist_search.storage.tables import leases, weights
+from mnist_search.storage.tables import epochs, leases, weights
 from search_space import SearchSpace
 
 
 @pytest.fixture
 def search_study(store, study_config):
-    return SearchStudy.open_or_create(store, "s", study_config, n_trials=5)
+    """Its supervisor is this process."""
+    SearchStudy.open_or_create(store, "s", study_config, n_trials=5)
+    return SearchStudy.open(store, "s", ProcessIdentity.current())
+
+
+def report(search_study, claim, accuracy, loss=0.1, epoch=1):
+    search_study.queue.report(claim, EpochMetrics(epoch=epoch, val_accuracy=accuracy, val_loss=loss))
 
 
 def finish(search_study, claim, accuracy=0.9):
     claim.trial.set_user_attr("num_params", 1000)
-    claim.trial.set_user_attr("curve", [{"epoch": 1, "val_accuracy": accuracy, "val_loss": 1 - accuracy}])
+    report(search_study, claim, accuracy, 1 - accuracy)
     search_study.queue.finish(
-        claim, TrialState.COMPLETE, accuracy, safetensors=b"weights %d" % claim.trial.number, keep=2
+        claim, TrialState.COMPLETE, [accuracy], safetensors=b"weights %d" % claim.trial.number, keep=2
     )
+
+
+def epoch_rows(store):
+    """Stored epochs: trial id, attempt and number of each."""
+    with store.engine.connect() as connection:
+        return connection.execute(sa.select(epochs.c.trial_id, epochs.c.attempt, epochs.c.epoch)).all()
+
+
+def expire(store, **values):
+    """End the process of every lease, as far as the store knows."""
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(leases).values(process_started=1.0, **values))
 
 
 def run_to_the_end(search_study):
@@ -72,9 +93,52 @@ def test_claim_suggests_every_param(search_study, study_config):
     assert claim.trial.params.keys() == study_config.space.distributions.keys()
 
 
-def test_released_trial_is_claimed_again_with_its_number_and_params(search_study):
+def test_claim_without_a_proposal_takes_added_trials_only(search_study):
+    search_study.study.enqueue_trial({"depth": 3})
+
+    claim = search_study.queue.claim()
+
+    assert claim.trial.number == 0
+    assert claim.trial.params == {}
+    assert search_study.queue.claim() is None
+    search_study.queue.release(claim)
+    assert search_study.queue.claim().trial.number == 0
+
+
+def test_reported_epoch_is_stored_under_its_attempt_and_reported_to_optuna(search_study, store):
     claim = search_study.claim()
-    claim.trial.report(0.5, 1)
+    report(search_study, claim, 0.5, epoch=1)
+    report(search_study, claim, 0.7, epoch=2)
+
+    (trial,) = search_study.record().trials
+    assert [metrics.val_accuracy for metrics in trial.curve] == [0.5, 0.7]
+    assert trial.attempt == claim.owner
+    assert epoch_rows(store) == [(claim.trial_id, claim.owner, 1), (claim.trial_id, claim.owner, 2)]
+    assert search_study.study.trials[0].intermediate_values == {1: 0.5, 2: 0.7}
+
+
+def test_repeated_report_stores_one_epoch(search_study, store):
+    claim = search_study.claim()
+    report(search_study, claim, 0.5)
+    report(search_study, claim, 0.5)
+
+    assert epoch_rows(store) == [(claim.trial_id, claim.owner, 1)]
+
+
+def test_repeated_finish_changes_nothing(search_study):
+    claim = search_study.claim()
+    finish(search_study, claim)
+    before = search_study.record().trials
+
+    search_study.queue.finish(claim, TrialState.COMPLETE, [0.1], safetensors=b"other", keep=2)
+
+    assert search_study.record().trials == before
+    assert list(search_study.queue.kept_weights().values()) == [b"weights 0"]
+
+
+def test_released_trial_is_claimed_again_with_its_number_and_params(search_study, store):
+    claim = search_study.claim()
+    report(search_study, claim, 0.5)
     search_study.queue.release(claim)
     assert search_study.record().trials[0].state == "WAITING"
 
@@ -83,18 +147,21 @@ def test_released_trial_is_claimed_again_with_its_number_and_params(search_study
     assert again.trial.number == claim.trial.number
     assert again.trial.params == claim.trial.params
     assert search_study.study.trials[0].intermediate_values == {}
+    assert epoch_rows(store) == []
 
 
 def test_trial_is_claimed_again_when_its_worker_crashed(search_study, store):
     claim = search_study.claim()
-    with store.engine.begin() as connection:
-        connection.execute(sa.update(leases).values(process_started=1.0))  # as if the process had exited
+    report(search_study, claim, 0.5)
+    expire(store)
 
     again = search_study.claim()
 
     assert again.trial.number == claim.trial.number
     assert again.trial.params == claim.trial.params
     assert search_study.record().trials[0].crashes == 1
+    assert search_study.record().trials[0].attempt == again.owner
+    assert epoch_rows(store) == []
 
 
 def test_trial_without_a_lease_is_claimed_again(search_study):
@@ -123,8 +190,7 @@ def test_lease_of_another_machine_expires_after_its_timeout(search_study, store)
 def test_trial_fails_after_max_attempts_and_takes_one_slot(search_study, store):
     for _ in range(MAX_CRASHES):
         search_study.claim()
-        with store.engine.begin() as connection:
-            connection.execute(sa.update(leases).values(process_started=1.0))
+        expire(store)
     search_study.queue.release_expired()
 
     first, *_ = search_study.record().trials
@@ -132,19 +198,64 @@ def test_trial_fails_after_max_attempts_and_takes_one_slot(search_study, store):
     assert run_to_the_end(search_study) == 4
 
 
+def test_expired_attempts_whose_supervisor_has_ended_too_are_no_crashes(search_study, store):
+    """The machine was switched off, or all processes were killed."""
+    for _ in range(MAX_CRASHES):
+        claim = search_study.claim()
+        expire(store, supervisor_started=1.0)
+    search_study.queue.release_expired()
+
+    (trial,) = search_study.record().trials
+    assert (trial.state, trial.crashes) == ("WAITING", 0)
+    assert search_study.claim().trial.params == claim.trial.params
+
+
+def test_expired_attempt_without_a_supervisor_is_no_crash(search_study, store):
+    search_study.claim()
+    expire(store, supervisor_pid=None)
+    search_study.queue.release_expired()
+
+    assert [(trial.state, trial.crashes) for trial in search_study.record().trials] == [("WAITING", 0)]
+
+
+def test_attempts_that_the_supervisor_has_killed_are_no_crashes(search_study, store):
+    search_study.claim()
+    expire(store)
+    search_study.queue.release_expired(count_crashes=False)
+
+    assert [(trial.state, trial.crashes) for trial in search_study.record().trials] == [("WAITING", 0)]
+
+
+def test_worker_of_a_failed_trial_cannot_finish_it(search_study, store):
+    """It stalled, and two others crashed before."""
+    for _ in range(MAX_CRASHES):
+        stalled = search_study.claim()
+        expire(store)
+    search_study.queue.release_expired()
+
+    with pytest.raises(LostLease):
+        report(search_study, stalled, 0.9)
+    with pytest.raises(LostLease):
+        search_study.queue.finish(stalled, TrialState.COMPLETE, [0.9], safetensors=b"weights", keep=2)
+    assert search_study.record().trials[0].state == "FAIL"
+    assert search_study.queue.kept_weights() == {}
+
+
 def test_worker_that_lost_its_lease_can_neither_finish_nor_release(search_study, store):
     stale = search_study.claim()
-    with store.engine.begin() as connection:
-        connection.execute(sa.update(leases).values(process_started=1.0))
+    expire(store)
     current = search_study.claim()
 
     assert not search_study.queue.renew(stale)
+    with pytest.raises(LostLease):
+        report(search_study, stale, 0.1)
     with pytest.raises(LostLease):
         search_study.queue.finish(stale, TrialState.PRUNED, attributes={"reason": "stale"})
     with pytest.raises(LostLease):
         search_study.queue.release(stale)
     finish(search_study, current)
     (done,) = search_study.record().done
+    assert epoch_rows(store) == [(current.trial_id, current.owner, 1)]
     assert (done.state, done.val_accuracy, done.reason) == ("COMPLETE", 0.9, None)
 
 
@@ -156,21 +267,40 @@ def test_store_keeps_the_weights_of_the_best_trials_only(search_study):
     assert kept == {b"weights 1", b"weights 3"}
 
 
-def test_kept_weights_raises_when_they_are_damaged(search_study, store):
-    finish(search_study, search_study.claim())
-    with store.engine.begin() as connection:
-        connection.execute(sa.update(weights).values(safetensors=b"damaged"))
+def test_store_keeps_every_trained_network_without_a_limit(search_study):
+    for accuracy in (0.5, 0.9, 0.7):
+        claim = search_study.claim()
+        report(search_study, claim, accuracy)
+        search_study.queue.finish(
+            claim, TrialState.COMPLETE, [accuracy], safetensors=b"%d" % claim.trial.number, keep=None
+        )
 
-    with pytest.raises(UnusableConfiguration, match="damaged"):
-        search_study.queue.kept_weights()
+    assert set(search_study.queue.kept_weights().values()) == {b"0", b"1", b"2"}
+
+
+def test_kept_weights_leaves_out_damaged_ones_with_a_warning(search_study, store, caplog):
+    finish(search_study, search_study.claim(), 0.5)
+    search_study.queue.finish(search_study.claim(), TrialState.FAIL, keep=2)
+    finish(search_study, search_study.claim(), 0.9)
+    with store.engine.begin() as connection:
+        flipped = sa.update(weights).where(weights.c.safetensors == b"weights 2")
+        connection.execute(flipped.values(safetensors=b"weights 3"))
+
+    with caplog.at_level(logging.WARNING):
+        kept = search_study.queue.kept_weights()
+
+    assert list(kept.values()) == [b"weights 0"]
+    (message,) = caplog.messages
+    assert "the weights of trial 2 in" in message
+    assert "damaged" in message
 
 
 def test_trials_are_ranked_by_accuracy_then_loss_then_number(search_study):
     for loss in (0.5, 0.3, 0.3):
         claim = search_study.claim()
         claim.trial.set_user_attr("num_params", 1000)
-        claim.trial.set_user_attr("curve", [{"epoch": 1, "val_accuracy": 0.9, "val_loss": loss}])
-        search_study.queue.finish(claim, TrialState.COMPLETE, 0.9)
+        report(search_study, claim, 0.9, loss)
+        search_study.queue.finish(claim, TrialState.COMPLETE, [0.9])
 
     assert [trial.number for trial in search_study.record().ranked] == [1, 2, 0]
 
@@ -218,7 +348,7 @@ def test_open_raises_when_mnist_search_did_not_create_the_study(store, study_con
     plain = optuna.create_study(storage=store.storage, study_name="plain")
     plain.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
 
-    with pytest.raises(UnusableConfiguration, match="mnist-search did not create"):
+    with pytest.raises(UnusableConfiguration, match="is not a search study of mnist-search"):
         SearchStudy.open_or_create(store, "plain", study_config, n_trials=5)
     with pytest.raises(NotFound, match="no study 'missing'"):
         SearchStudy.open(store, "missing")
@@ -234,9 +364,10 @@ def test_interrupted_study_makes_the_same_proposals(tmp_path, study_config):
     def proposals(name, interrupt):
         store = Store.open_or_create(f"sqlite:///{tmp_path}/{name}.db")
         search_study = SearchStudy.open_or_create(store, "s", study_config, n_trials=15)
+        left = {2, 11, 12}
         while claim := search_study.claim():
-            if interrupt and claim.trial.number in {2, 11, 12} and not claim.stale_run_id:
-                search_study.queue.record_run(claim.trial_id, "seen")
+            if interrupt and claim.trial.number in left:
+                left.remove(claim.trial.number)
                 search_study.queue.release(claim)
                 search_study = SearchStudy.open(Store.open(store.url, write=True), "s")
                 continue
@@ -255,49 +386,6 @@ def test_seed_changes_the_proposals(tmp_path, study_config):
     )
 
     assert first.claim().trial.params != other.claim().trial.params
-
-
-def _work(url: str, crash: bool) -> None:
-    search_study = SearchStudy.open(Store.open(url, write=True), "s")
-    while claim := search_study.claim():
-        if crash:
-            os.kill(os.getpid(), signal.SIGKILL)
-        finish(search_study, claim)
-
-
-def _spawn(*arguments):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=each) for each in arguments]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
-
-
-def test_four_processes_train_exactly_n_trials(store, study_config):
-    search_study = SearchStudy.open_or_create(store, "s", study_config, n_trials=20)
-    for depth in (3, 4, 5):
-        search_study.study.enqueue_trial({"depth": depth})
-
-    codes = _spawn(*[(store.url, False)] * 4)
-
-    record = SearchStudy.open(Store.open(store.url), "s").record()
-    assert codes == [0] * 4
-    assert [trial.number for trial in record.trials] == list(range(20))
-    assert {trial.state for trial in record.trials} == {"COMPLETE"}
-
-
-def test_killed_processes_lose_no_trial_and_duplicate_none(store, study_config):
-    SearchStudy.open_or_create(store, "s", study_config, n_trials=8)
-
-    codes = _spawn((store.url, True), (store.url, True))
-    _spawn((store.url, False), (store.url, False))
-
-    record = SearchStudy.open(Store.open(store.url), "s").record()
-    assert codes == [-signal.SIGKILL] * 2
-    assert [trial.state for trial in record.trials] == ["COMPLETE"] * 8
-    assert sum(trial.crashes for trial in record.trials) == 2
 
 
 def test_tight_budget_fills_every_slot(store):
@@ -329,9 +417,32 @@ class RecordingSampler(RandomSampler):
 def test_finish_calls_the_sampler_as_study_tell_does(search_study):
     claim = search_study.claim()
     search_study.study.sampler = sampler = RecordingSampler()
-    claim.trial.report(0.25, 1)
+    report(search_study, claim, 0.25)
 
     search_study.queue.finish(claim, TrialState.PRUNED)
 
     assert sampler.ended == [(0, TrialState.PRUNED, [0.25])]
     assert search_study.study.trials[0].value == 0.25
+
+
+def test_trial_is_claimed_again_after_the_store_was_locked_in_the_middle_of_a_claim(
+    store, study_config, tmp_path
+):
+    SearchStudy.open_or_create(store, "s", study_config, n_trials=1)
+    search_study = SearchStudy.open(Store.open(store.url, write=True, busy_seconds=0.1), "s")
+
+    def propose(trial):
+        with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            study_config.space.suggest(trial)
+
+    with pytest.raises(StorageInternalError):
+        search_study.queue.claim(propose)
+    assert [trial.state for trial in search_study.record().trials] == ["RUNNING"]
+
+    claim = search_study.claim()
+    finish(search_study, claim)
+
+    assert claim.trial.number == 0
+    assert search_study.claim() is None
+    assert [(t.state, t.crashes) for t in search_study.record().trials] == [("COMPLETE", 0)]

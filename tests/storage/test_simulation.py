@@ -1,28 +1,32 @@
-"""The queue keeps its invariants under crashes, stalls and lost acknowledgements."""
+"""The queue keeps its invariants under crashes, stalls, lost connections and lost acknowledgements."""
 
 from __future__ import annotations
 
 import time
 
 import pytest
-from simulation import make_template, simulate
+from simulation import FINALS, SEARCH, make_template, simulate
 
-DEFAULT_RUN_SECONDS = 40
+DEFAULT_RUN_SECONDS = 20
+
+both = pytest.mark.parametrize("scenario", [SEARCH, FINALS], ids=["search", "finals"])
 
 
-def test_queue_keeps_its_invariants_under_faults(tmp_path):
-    template = make_template(tmp_path)
+@both
+def test_queue_keeps_its_invariants_under_faults(tmp_path, scenario):
+    template = make_template(tmp_path, scenario)
     started, seed = time.monotonic(), 0
 
     while seed < 5 or time.monotonic() - started < DEFAULT_RUN_SECONDS:
-        simulate(template, tmp_path, seed)
+        simulate(template, tmp_path, scenario, seed)
         seed += 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_queue_keeps_its_invariants_under_faults_with_many_seeds(tmp_path):
-    template = make_template(tmp_path)
+@both
+def test_queue_keeps_its_invariants_under_faults_with_many_seeds(tmp_path, scenario):
+    template = make_template(tmp_path, scenario)
 
     for seed in range(1000):
-        simulate(template, tmp_path, seed)
+        simulate(template, tmp_path, scenario, seed)

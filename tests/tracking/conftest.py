@@ -1,43 +1,64 @@
-"""Fixtures for a real MLflow on SQLite."""
+"""Fixtures for a search study and a real MLflow on SQLite."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from mnist_search.records import StudyRecord
+from mnist_search.search.study import SearchStudy
+from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import make_tracking_config
 
 
-@pytest.fixture
-def record(study_config) -> StudyRecord:
-    return StudyRecord(name="s", uid="u-1", config=study_config, n_trials=5, trials=[])
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A database of MLflow, whose creation takes seconds."""
+    from mnist_search.tracking.runs import raise_log_levels
+    from mnist_search.tracking.setup import create_database
+
+    raise_log_levels()
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    create_database(file)
+    return file
 
 
 @pytest.fixture
-def warnings():
+def config(empty_database, tmp_path):
+    """A configuration for a new database of MLflow."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return make_tracking_config(f"sqlite:///{tmp_path}/mlflow.db", "experiment")
+
+
+@pytest.fixture
+def client(config):
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(config.tracking_uri)
+
+
+@pytest.fixture
+def search_study(store, study_config):
+    return SearchStudy.open_or_create(store, "s", study_config, n_trials=10)
+
+
+@pytest.fixture
+def study(search_study, store):
+    """The search study as the sync reads it."""
+    return TrackedStudy(store, search_study.name)
+
+
+@pytest.fixture
+def messages():
     return []
 
 
 @pytest.fixture
-def make_tracker(record, warnings):
-    from mnist_search.tracking.mlflow_tracker import MlflowTracker
-    from mnist_search.tracking.setup import parent_run, prepare
+def make_sync(store, config, messages, mnist_dir):
+    """Make a StudySync, as a new process does."""
+    from mnist_search.tracking.sync import StudySync
 
-    def make(uri, **settings):
-        config = prepare(make_tracking_config(uri, "experiment"), parent_run(record), warnings.append)
-        return MlflowTracker(config, "s", warnings.append, **settings), config
+    def make(name="s", *, data_dir=mnist_dir, config=config):
+        return StudySync(TrackedStudy(store, name), config, data_dir, messages.append)
 
     return make
-
-
-@pytest.fixture
-def local(make_tracker, tmp_path):
-    """A tracker with a SQLite database, and its configuration."""
-    return make_tracker(f"sqlite:///{tmp_path}/mlflow.db")
-
-
-@pytest.fixture
-def client(local):
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(local[1].tracking_uri)

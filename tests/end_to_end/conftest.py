@@ -1,0 +1,33 @@
+"""Commands in process groups of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start ``mnist-search`` in a new process group."""
+    groups = []
+
+    def call(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mnist_search", *arguments],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        groups.append(process)
+        return process
+
+    yield call
+    for process in groups:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        process.wait()

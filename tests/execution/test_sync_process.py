@@ -1,0 +1,225 @@
+"""The sync process of a run, with a real MLflow: SQLite, a server that stops and restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import Pipe
+
+import pytest
+from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
+from support import MLFLOW_WARNINGS, free_port, mlflow_server
+from tracked_trials import epoch_metrics, points, runs_in, start, train
+
+from mnist_search.execution.config import SyncConfig
+from mnist_search.execution.events import Message, SyncProgress, WorkerDone
+from mnist_search.execution.process import ModuleProcess
+from mnist_search.execution.runtime import Channel
+from mnist_search.execution.sync_process import SyncLoop
+from mnist_search.search.study import SearchStudy
+from mnist_search.storage.tracked import TrackedStudy
+from mnist_search.tracking.config import local_file, make_tracking_config
+
+pytestmark = MLFLOW_WARNINGS
+
+MODULE = "mnist_search.execution.sync_process"
+
+
+@pytest.fixture
+def search_study(store, study_config):
+    return SearchStudy.open_or_create(store, "s", study_config, n_trials=10)
+
+
+@pytest.fixture
+def sync_config(store, tmp_path):
+    def make(uri=f"sqlite:///{tmp_path}/mlflow.db"):
+        mlflow = make_tracking_config(uri, "experiment")
+        return SyncConfig(storage=store.url, study="s", mlflow=mlflow, data_dir=tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def start_process():
+    processes = []
+
+    def start(config):
+        processes.append(ModuleProcess.start(MODULE, config))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait(0)
+        process.close()
+
+
+def receive_until(process, is_last):
+    """The events up to the awaited one; the last is None if the process has ended before."""
+    events = []
+    while not events or not (events[-1] is None or is_last(events[-1])):
+        assert process.connection.poll(100), events
+        try:
+            events.append(process.connection.recv())
+        except EOFError:
+            events.append(None)
+    return events
+
+
+def is_end(event):
+    return isinstance(event, WorkerDone)
+
+
+def is_progress(event):
+    return isinstance(event, SyncProgress)
+
+
+def texts(events):
+    return [event.text for event in events if isinstance(event, Message)]
+
+
+def stored_runs(config):
+    """The trial runs; none before the process has created the database."""
+    if not local_file(config.mlflow.tracking_uri).exists():
+        return []
+    return runs_in(MlflowClient(config.mlflow.tracking_uri))
+
+
+def run_to_the_end(config):
+    """Run the sync in this process after the supervisor has requested the end; the messages."""
+    supervisor, child = Pipe()
+    supervisor.send("FINISHED")
+    SyncLoop(config, Channel(child)).run()
+    child.close()
+    events = []
+    with suppress(EOFError):
+        while True:
+            events.append(supervisor.recv())
+    return texts(events)
+
+
+def test_process_writes_a_running_trial_and_what_is_left_at_the_end(search_study, sync_config, start_process):
+    config = sync_config()
+    claim = start(search_study, epochs=1)
+    process = start_process(config)
+    while not stored_runs(config):
+        assert receive_until(process, is_progress)[-1]
+    search_study.queue.report(claim, epoch_metrics(2))
+    search_study.queue.finish(claim, TrialState.PRUNED)
+
+    process.send("KILLED")
+
+    events = receive_until(process, is_end)
+    assert (texts(events), events[-1]) == ([], WorkerDone())
+    client = MlflowClient(config.mlflow.tracking_uri)
+    (run,), (parent,) = runs_in(client), runs_in(client, "study")
+    assert (run.info.status, parent.info.status) == ("KILLED", "KILLED")
+    assert points(client, run.info.run_id, "val_accuracy") == [(1, 0.5), (2, 0.5)]
+
+
+@pytest.mark.usefixtures("search_study")
+def test_process_ends_with_its_supervisor(sync_config):
+    process = ModuleProcess.start(MODULE, sync_config())
+
+    process.close()
+
+    assert process.wait(100) == 0
+
+
+@pytest.mark.usefixtures("search_study")
+def test_terminated_process_reports_no_end(sync_config, start_process):
+    process = start_process(sync_config())
+    receive_until(process, is_progress)
+
+    os.kill(process.pid, signal.SIGTERM)
+
+    assert receive_until(process, is_end)[-1] is None
+
+
+def test_only_one_process_writes_a_study(search_study, store, sync_config):
+    train(search_study)
+    config = sync_config()
+
+    with TrackedStudy(store, "s").lock(0):
+        assert run_to_the_end(config) == []
+    assert stored_runs(config) == []
+    assert run_to_the_end(config) == []
+    assert [run.info.status for run in stored_runs(config)] == ["FINISHED"]
+
+
+def test_unreachable_server_is_reported_once_and_given_up(search_study, sync_config, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    train(search_study)
+
+    messages = run_to_the_end(sync_config(f"http://127.0.0.1:{free_port()}"))
+
+    assert len(messages) == 2
+    assert "cannot write to MLflow" in messages[0]
+    assert "writes them from the store" in messages[1]
+
+
+@contextmanager
+def broken_server():
+    """A server that answers every request with status 500; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_one_request(self):
+            self.raw_requestline = self.rfile.readline()
+            self.close_connection = True
+            if self.parse_request():
+                self.send_error(500)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_server_that_fails_every_request_is_given_up(search_study, sync_config, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    train(search_study)
+
+    with broken_server() as address:
+        messages = run_to_the_end(sync_config(address))
+
+    assert ["cannot write to MLflow" in text for text in messages] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_epochs_of_an_outage_are_written_afterwards(
+    search_study, sync_config, start_process, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    port = free_port()
+    config = sync_config(f"http://127.0.0.1:{port}")
+    client = MlflowClient(config.mlflow.tracking_uri)
+    claim = start(search_study, epochs=1)
+    with mlflow_server(tmp_path, port):
+        process = start_process(config)
+        while not runs_in(client):
+            assert receive_until(process, is_progress)[-1]
+    search_study.queue.report(claim, epoch_metrics(2))
+    events = receive_until(process, lambda event: isinstance(event, Message))
+    assert "training continues" in events[-1].text
+    search_study.queue.report(claim, epoch_metrics(3))
+    search_study.queue.finish(claim, TrialState.FAIL)
+    train(search_study)
+
+    with mlflow_server(tmp_path, port):
+        process.send("FINISHED")
+        assert texts(receive_until(process, is_end)) == []
+
+        first, second = runs_in(client)
+        assert (first.info.status, second.info.status) == ("FAILED", "FINISHED")
+        assert [step for step, _ in points(client, first.info.run_id, "val_accuracy")] == [1, 2, 3]
+        assert len(runs_in(client, "study")) == 1

@@ -1,0 +1,45 @@
+"""Trials and finals that are finished without training."""
+
+from __future__ import annotations
+
+from optuna.trial import TrialState
+
+from mnist_search.evaluation.finals import finalists, finals_of, select_round
+from mnist_search.records import EpochMetrics
+from mnist_search.storage.finals import FinalsStudy, finals_uid, name_of_finals
+
+
+def complete_trial(search_study, accuracy, *, loss=0.1, num_params=1000, weights=None, keep=0):
+    """Complete the next trial of a search after one epoch; ``weights`` is called with its claim."""
+    claim = search_study.claim()
+    claim.trial.set_user_attr("num_params", num_params)
+    search_study.queue.report(claim, EpochMetrics(epoch=1, val_accuracy=accuracy, val_loss=loss))
+    safetensors = weights(claim) if weights else None
+    search_study.queue.finish(claim, TrialState.COMPLETE, [accuracy], safetensors=safetensors, keep=keep)
+    return claim
+
+
+def open_finals(store, record):
+    return FinalsStudy.open_or_create(store, name_of_finals(record.name), finals_uid(record.uid))
+
+
+def finish_final(finals, accuracy, *, loss=0.1, weights=None, reason=None):
+    """Finish the next final trial: complete with ``accuracy``, or failed for ``reason``."""
+    claim = finals.queue.claim()
+    claim.trial.set_user_attr("device", "cpu")
+    if accuracy is None:
+        attributes = {"reason": reason or "diverged: loss nan"}
+        finals.queue.finish(claim, TrialState.FAIL, attributes=attributes, keep=None)
+    else:
+        finals.queue.finish(claim, TrialState.COMPLETE, [accuracy, loss], safetensors=weights, keep=None)
+    return claim
+
+
+def finish_finals(store, record, accuracies, *, top, seeds, weights=lambda _task: None):
+    """Finals of a study, of which as many are finished as there are accuracies; None is a failed one."""
+    tasks = select_round(finals_of(store, record), record.name, finalists(record, top, seeds), again=False)
+    finals = open_finals(store, record)
+    finals.add(tasks)
+    for task, accuracy in zip(tasks, accuracies, strict=False):
+        finish_final(finals, accuracy, weights=weights(task) if accuracy else None)
+    return finals

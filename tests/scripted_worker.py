@@ -1,0 +1,28 @@
+"""A process that follows a script, for tests of the supervisor: python -m scripted_worker CONNECTION."""
+
+import os
+import signal
+
+from mnist_search.execution.events import WorkerDone
+from mnist_search.execution.process import connect_to_parent, exit_without_teardown
+
+
+def run(connection, script):
+    """Send the events of a script; crash, wait for a message, or never end, where it says so."""
+    for step in script:
+        match step:
+            case "crash":
+                os._exit(9)
+            case "wait for a message":
+                connection.recv()
+            case "never end":
+                while True:
+                    signal.pause()
+            case event:
+                connection.send(event)
+
+
+if __name__ == "__main__":
+    connection, script = connect_to_parent()
+    run(connection, [*script, WorkerDone()])
+    exit_without_teardown(0)

@@ -1,0 +1,53 @@
+"""Runs in a real MLflow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from support import MLFLOW_WARNINGS, ROOT
+
+from mnist_search.tracking.runs import delete_run, list_runs
+from mnist_search.tracking.setup import open_tracking
+
+pytestmark = MLFLOW_WARNINGS
+
+UNNAMED_USER = ["unshare", "--user", "--map-user=10001", "--map-group=10001"]
+
+
+def has_user_namespaces():
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*UNNAMED_USER, "true"], capture_output=True, check=False).returncode == 0
+
+
+def test_deleted_run_is_killed_and_listed_as_deleted(study, config, client):
+    tracking = open_tracking(config, study)
+    tags = {"study.uid": study.uid, "role": "trial", "trial": "3", "attempt": "a"}
+    run_id = client.create_run(tracking.experiment_id, tags=tags).info.run_id
+
+    delete_run(tracking, run_id)
+    delete_run(tracking, run_id)  # twice is no error
+    delete_run(tracking, "0" * 32)  # nor is a run that never existed
+
+    (run,) = list_runs(tracking, study.uid, "trial")
+    assert (run.run_id, run.number, run.attempt, run.status) == (run_id, 3, "a", "KILLED")
+    assert run.is_deleted
+
+
+@pytest.mark.skipif(
+    not has_user_namespaces(), reason="needs user namespaces (unshare), to run under a uid without a name"
+)
+def test_user_is_unknown_when_the_uid_has_no_name(tmp_path):
+    script = "from mnist_search.tracking.runs import user; print(user())"
+    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}  # neither USER nor LOGNAME
+
+    process = subprocess.run(
+        [*UNNAMED_USER, sys.executable, "-c", script],
+        env=environ, capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+
+    assert process.stdout.strip() == "unknown"
