@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from mnist_search.errors import UnusableConfiguration
+from mnist_search.errors import TryAgain, UnusableConfiguration
 
 HEADER = b"SQLite format 3\x00"
 BUSY_SECONDS = 60
@@ -19,7 +19,7 @@ def table_names(path: Path) -> set[str]:
 
 
 def query(path: Path, sql: str) -> list[tuple[object, ...]]:
-    """Rows of a read-only query; UnusableConfiguration if it is no readable SQLite database."""
+    """Rows of a read-only query; UnusableConfiguration if it is no readable SQLite database, TryAgain if locked."""
     try:
         if path.is_dir() or _first_bytes(path) != HEADER:
             raise UnusableConfiguration(f"{path} is not a SQLite database; name another file")
@@ -28,6 +28,8 @@ def query(path: Path, sql: str) -> list[tuple[object, ...]]:
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
             return connection.execute(sql).fetchall()
     except (OSError, sqlite3.Error) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise TryAgain(f"{path} is locked; end the program that holds it, then run again") from error
         raise UnusableConfiguration(f"cannot read {path}: {error}; name another file") from error
 
 

@@ -18,7 +18,7 @@ SMALL = [
 WORKER, SYNC = "mnist_search.execution.worker", "mnist_search.execution.sync_process"
 
 
-def wait_for(folder, condition, seconds=60):
+def wait_for(folder, condition, seconds=120):
     """Read the store until a condition is met."""
     for _ in range(seconds * 10):
         time.sleep(0.1)

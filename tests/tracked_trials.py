@@ -71,7 +71,7 @@ def train_final(finals, *, evaluate="once"):
     for epoch in (1, 2):
         metrics = {"val_loss": None, "val_accuracy": None} if evaluate == "once" else {}
         finals.queue.report(claim, EpochMetrics(**epoch_metrics(epoch, 0.9).to_dict() | metrics))
-    finals.queue.finish(claim, TrialState.COMPLETE, (0.93, 0.2))
+    finals.queue.finish(claim, TrialState.COMPLETE, (0.93, 0.2), keep=None)
     return claim
 
 

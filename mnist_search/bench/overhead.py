@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
@@ -28,13 +29,16 @@ from mnist_search.training.device import ComputeMode
 STORED_TRIALS = 500
 EPOCHS = 15
 
+seconds_of = partial(repeat, setup=gc.enable, number=1)
+"""Seconds of each of some calls, with garbage collection, which ``timeit`` disables by default."""
+
 
 def budget_count(rounds: int) -> Result:
     """Microseconds to decode one random configuration and count its parameters."""
     budget = reference.study_config(epochs=EPOCHS).parameter_budget
     rng = np.random.RandomState(0)
     params = [budget.space.draw(rng) for _ in range(1000)]
-    seconds = repeat(lambda: [budget.count(each) for each in params], repeat=rounds, number=1)
+    seconds = seconds_of(lambda: [budget.count(each) for each in params], repeat=rounds)
     return result("budget.count_us", "us", [1e6 * each / len(params) for each in seconds], "decode and count")
 
 
@@ -56,7 +60,7 @@ def suggestion(rounds: int) -> Result:
         sampler = sampler_for_trial(study_config, STORED_TRIALS)
         sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
 
-    seconds = repeat(propose, repeat=5 * rounds, number=1)
+    seconds = seconds_of(propose, repeat=5 * rounds)
     note = f"{study_config.sampler}, {STORED_TRIALS} trials in memory"
     return result("suggest.ms", "ms", [1000 * each for each in seconds], note)
 
@@ -65,7 +69,7 @@ def help_time(rounds: int) -> Result:
     """Seconds of ``mnist-search --help``."""
     command = [sys.executable, "-m", "mnist_search", "--help"]
     call = partial(subprocess.run, command, check=True, capture_output=True)
-    return result("help.seconds", "s", repeat(call, repeat=rounds, number=1))
+    return result("help.seconds", "s", seconds_of(call, repeat=rounds))
 
 
 def sync_overhead(data_dir: Path, folder: Path, images_per_second: float) -> Iterator[Result]:

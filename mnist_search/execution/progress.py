@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mnist_search.execution.events import Event, Message, TrialEnded, TrialEpoch, TrialStarted
 from mnist_search.execution.supervisor import ProgressReporter
 from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord, percent
+from mnist_search.storage.database import retry
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class PlainReporter(ProgressReporter):
         self._epochs: dict[int, TrialEpoch] = {}
         self._ended = 0
         self._started = time.monotonic()
-        self._record = read_record()
+        self._record = retry(read_record)
         self._read_at = time.monotonic()
 
     def __enter__(self) -> Self:

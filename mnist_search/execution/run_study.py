@@ -164,7 +164,7 @@ def train(
             queue.release_expired(count_crashes=stop is None)
             record = retry(read_record)
             is_done = len(record.done) >= record.n_trials
-            has_crashed = jobs and not stop and not is_done
+            has_crashed = supervisor.restarts and not stop and not is_done
             supervisor.finish_sync("KILLED" if has_crashed or (stop and stop.signal) else "FINISHED")
     if has_crashed:
         raise TryAgain(

@@ -49,7 +49,8 @@ class SyncLoop:
     def run(self) -> None:
         """Run until the supervisor asks for the end and MLflow agrees with the store, or gives no answer."""
         self._on_progress()  # the imports took seconds
-        self._channel.poll(0)
+        if self._channel.poll(0) and not self._channel.request:
+            return  # the supervisor has ended
         with ExitStack() as stack:
             has_lock, is_end = False, False
             while not self._channel.terminated:

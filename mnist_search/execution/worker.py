@@ -175,7 +175,7 @@ def run(config: WorkerConfig, channel: Channel) -> None:
     """
     use_one_thread()
     try:
-        Worker(config, channel).run()
+        retry(lambda: Worker(config, channel)).run()
     except torch.OutOfMemoryError as error:
         raise MemoryError(str(error)) from error
 

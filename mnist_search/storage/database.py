@@ -109,6 +109,8 @@ class Store:
                 f"no driver for {masked(url)}; install it with pip install 'mnist-search[postgres]'"
             ) from error
         except (SQLAlchemyError, RuntimeError) as error:
+            if is_unavailable(error):
+                raise failure(error, _text(url)) from error
             reason = str(error).strip().splitlines()[0]
             raise UnusableConfiguration(f"cannot use the store {masked(url)}: {reason}") from error
         store = cls(_text(url), storage, busy_seconds)
@@ -195,14 +197,14 @@ def retry(action: Callable[[], T]) -> T:
     ``action`` must be repeatable: a lost acknowledgement of a commit repeats it.
 
     Raises:
-        SQLAlchemyError, StorageInternalError: it is still unavailable after MAX_WAIT_SECONDS, or the
-            error is of another kind.
+        SQLAlchemyError, StorageInternalError, TryAgain: it is still unavailable after MAX_WAIT_SECONDS,
+            or the error is of another kind.
     """
     deadline, delay = time.monotonic() + MAX_WAIT_SECONDS, 1.0
     while True:
         try:
             return action()
-        except (SQLAlchemyError, StorageInternalError) as error:
+        except (SQLAlchemyError, StorageInternalError, TryAgain) as error:
             if not is_unavailable(error) or time.monotonic() > deadline:
                 raise
             if delay == 1.0:
@@ -214,6 +216,8 @@ def retry(action: Callable[[], T]) -> T:
 def is_unavailable(error: BaseException) -> bool:
     """Whether an error of the database is a lock or a lost connection, so that a retry can succeed."""
     database_error = _database_error(error)
+    if isinstance(error, TryAgain):  # a process that holds a lock of the store waits for the database
+        return True
     if not isinstance(database_error, OperationalError | InterfaceError):
         return False
     cause = database_error.orig

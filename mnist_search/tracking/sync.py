@@ -55,7 +55,7 @@ class StudySync:
         config: where runs are logged.
         data_dir: the MNIST files, for the confusion matrix of a model; None for the cache.
         notify: receives what cannot be written, once each.
-        on_progress: called after every write.
+        on_progress: called after every write that no later pass repeats, and once MLflow has been opened.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class StudySync:
         self._notify = notify
         self._on_progress = on_progress
         self._tracking: Tracking | None = None
+        self._has_opened = False
         self._runs: dict[int, SyncedRun] = {}
         self._seen: object = None
         self._summary: object = None
@@ -83,7 +84,9 @@ class StudySync:
         """The connection; opened if there is none."""
         if self._tracking is None:
             self._tracking = open_tracking(self._config, self._study)
-            self._on_progress()
+            if not self._has_opened:
+                self._on_progress()
+            self._has_opened = True
         return self._tracking
 
     @property
@@ -195,7 +198,7 @@ class StudySync:
             self._log_curve(tracking, synced, trial)
             runs.end_run(tracking, synced.run_id, trial)
             synced.is_ended = True
-        self._on_progress()
+            self._on_progress()
 
     def _info(self, record: StudyRecord | FinalsRecord, trial: TrialRecord) -> RunInfo | None:
         if isinstance(record, StudyRecord):
@@ -269,7 +272,6 @@ class StudySync:
             tracking.client.set_terminated(parent, status)
         elif isinstance(record, StudyRecord):
             tracking.client.update_run(parent, status)
-        self._on_progress()
 
 
 def _is_run_of(run: TrackedRun, trial: TrialRecord) -> bool:

@@ -71,7 +71,7 @@ def test_importing_the_packages_has_no_side_effect(tmp_path):
         "import os, threading, logging\n"
         "before = dict(os.environ)\n"
         "import search_space, experiments, mnist_search, mnist_search.cli.app, mnist_search.execution.run_study\n"
-        "import mnist_search.execution.trials, mnist_search.tracking.mlflow_tracker, torch\n"
+        "import mnist_search.execution.trials, mnist_search.tracking.sync, torch\n"
         "mine = {k for k in set(os.environ) | set(before) if os.environ.get(k) != before.get(k)}\n"
         "assert not {k for k in mine if k.startswith(('MLFLOW', 'MNIST', 'DO_NOT', 'OPTUNA'))}, mine\n"
         "assert threading.active_count() == 1 and not torch.cuda.is_initialized()\n"
@@ -276,7 +276,7 @@ def study_with_all_states(tmp_path, study_config):
             claim.trial.set_user_attr("curve", curve)
         if reason:
             claim.trial.set_user_attr("reason", reason)
-        search_study.queue.finish(claim, state, value)
+        search_study.queue.finish(claim, state, [value] if value else None)
     search_study.queue.release(search_study.claim())
     return search_study
 

@@ -7,34 +7,39 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing, suppress
 
 import pytest
-from finished import finish_finals
+from finished import complete_trial, finish_finals
 from mlflow.tracking import MlflowClient
 from soundness import assert_finals_sound
 from support import free_port, mlflow_server
 
+from experiments import StudyConfig
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.storage.finals import FinalsStudy
 from mnist_search.tracking.setup import create_database
+from search_space import SearchSpace
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore"),  # of MLflow in this process
 ]
 
-SEARCH = [
-    "run", "--budget", "1500", "--epochs", "1", "--train-images", "1000", "--val-images", "100", "--trials", "1",
-    "--pruner", "none", "--warm-start", "none", "--device", "cpu", "--no-mlflow",
-]  # fmt: skip
+PARAMS = {
+    "depth": 3, **{f"width_{i}": 4 for i in range(1, 8)}, "transition_width": 4, "pool_1": 1, "pool_2": 2,
+    "padding": "valid", "transition": False, "head": "gap", "dropout": 0.0, "dropout_per": "channel",
+    "optimizer": "adamw", "sgd_lr": 0.1, "adamw_lr": 0.02, "weight_decay": 1e-4, "schedule": "one_cycle",
+    "batch_size": 128, "label_smoothing": 0.0, "augmentation": 0.0,
+}  # fmt: skip
+"""A network that trains fast."""
+
 FINALIZE = ["finalize", "budget-1500", "--top", "1", "--jobs", "1", "--device", "cpu", "--seeds"]
 PATIENCE = 300
+"""Seconds to wait for a command on a busy machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,22 +48,23 @@ def _data(mnist_dir, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, mnist_dir):
-    """A folder with a searched study and an empty MLflow database."""
-    folder = tmp_path_factory.mktemp("searched")
-    environment = os.environ | {"MNIST_SEARCH_DATA": str(mnist_dir)}
-    subprocess.run([sys.executable, "-m", "mnist_search", *SEARCH], cwd=folder, env=environment, check=True)
-    create_database(folder / "mlflow.db")
-    return folder
+def empty_tracking(tmp_path_factory):
+    """An empty MLflow database, which takes MLflow some seconds."""
+    file = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    create_database(file)
+    return file
 
 
 @pytest.fixture
-def study(searched, tmp_path):
-    """The searched study in the working directory."""
-    for name in ("mnist-search.db", "mlflow.db"):
-        shutil.copy(searched / name, tmp_path / name)
-    store = Store.open(f"sqlite:///{tmp_path}/mnist-search.db", write=True)
-    return SearchStudy.open(store, "budget-1500")
+def study(empty_tracking, tmp_path):
+    """A study of one complete trial in the working directory."""
+    shutil.copy(empty_tracking, tmp_path)
+    store = Store.open_or_create(f"sqlite:///{tmp_path}/mnist-search.db")
+    config = StudyConfig(budget=1500, space=SearchSpace.for_budget(1500, epochs=1), pruner="none")
+    study = SearchStudy.open_or_create(store, "budget-1500", config, 1)
+    study.enqueue(PARAMS)
+    complete_trial(study, 0.9)
+    return study
 
 
 def wait_until(condition, process, interval=0.05):
@@ -111,7 +117,7 @@ def test_signal_stops_finals_and_the_printed_command_continues_them(start, comma
     wait_until(lambda: states(tmp_path) == ["COMPLETE", "RUNNING"], process)
 
     os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 130, err
     assert f"continue with: mnist-search {' '.join(arguments)}" in err

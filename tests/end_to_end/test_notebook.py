@@ -47,7 +47,7 @@ class SGDSampler(TPESampler):
 
 """
 
-SAMPLER_SEARCH = SEARCH.replace("jobs=2", "jobs=2, sampler=SGDSampler(seed=1)")
+SAMPLER_SEARCH = SEARCH.replace("jobs=2", "jobs=2, mlflow=False, sampler=SGDSampler(seed=1)")
 
 INTERRUPTED_SEARCH = """
 import signal
@@ -127,7 +127,7 @@ def test_notebook_searches_with_its_own_sampler_and_predicts(tmp_path):
     assert shown[0].data["text/plain"].startswith("Study('budget-1500': 2 of 2 trials done, best ")
     assert curves[0].text == "(1, 2)\n"
     assert prediction[0].text == "True True\n"
-    record = assert_sound(tmp_path, trials=2)
+    record = assert_sound(tmp_path, trials=2, tracked=False)
     assert {trial.params["optimizer"] for trial in record.trials} == {"sgd"}
 
 
@@ -135,7 +135,7 @@ def test_sampler_object_continues_its_study_and_the_command_line_refuses_it(star
     output_of(start(SAMPLER + SAMPLER_SEARCH))
     output_of(start(SAMPLER + SAMPLER_SEARCH.replace("n_trials=2", "n_trials=3")))
 
-    record = assert_sound(tmp_path, trials=3)
+    record = assert_sound(tmp_path, trials=3, tracked=False)
     assert {trial.params["optimizer"] for trial in record.trials} == {"sgd"}
     assert len({trial.params["sgd_lr"] for trial in record.trials}) == 3
     assert record.config.sampler == "__main__.SGDSampler"
@@ -146,7 +146,7 @@ def test_sampler_object_continues_its_study_and_the_command_line_refuses_it(star
             "mnist-search: the study is searched with a __main__.SGDSampler object; continue it with "
             "mnist_search.run_study(sampler=...)\n"
         )
-    assert assert_sound(tmp_path, trials=3).n_trials == 3
+    assert assert_sound(tmp_path, trials=3, tracked=False).n_trials == 3
 
 
 def test_signal_releases_the_trials_and_is_raised_in_the_script(start, tmp_path):

@@ -20,7 +20,7 @@ from mnist_search.storage.database import Store
 from mnist_search.storage.tables import leases
 
 logger = logging.getLogger(__name__)
-pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow in this process
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]  # warnings of MLflow
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def _data(mnist_dir, monkeypatch):
     monkeypatch.setenv("MNIST_SEARCH_DATA", str(mnist_dir))
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=120):
     """The first value of ``condition`` that is true."""
     for _ in range(seconds * 20):
         if value := condition():
@@ -71,7 +71,7 @@ def test_remaining_worker_finishes_the_study_when_no_worker_is_replaced(start, t
 
     for _ in range(4):
         kill_worker_with_trial(process, tmp_path, jobs=2)
-    _, err = process.communicate(timeout=110)
+    _, err = process.communicate(timeout=200)
 
     assert process.returncode == 0, err
     assert "a worker crashed (exit code -9); not restarting" in err
@@ -88,7 +88,7 @@ def test_crashes_of_all_workers_exit_with_75_and_the_same_command_continues(star
 
     for _ in range(4):
         kill_worker_with_trial(process, tmp_path, jobs=1)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
 
     assert process.returncode == 75, err
     assert "workers crashed 4 times" in err
@@ -103,15 +103,19 @@ def test_crashes_of_all_workers_exit_with_75_and_the_same_command_continues(star
 def test_second_signal_ends_the_command_without_sync_and_report(start, command, tmp_path, phase):
     arguments = [*SMALL, "--trials", "4", "--jobs", "2", "--epochs", "10"]
     process = start(*arguments)
-    wait_for(tmp_path, lambda record: record.done and is_training(record))
-    wait_until(lambda: children(process, SYNC))
+    wait_for(tmp_path, lambda record: is_training(record) and any(t.run_id for t in record.trials))
+    if phase == "training":  # the workers do not answer
+        for worker in children(process, WORKER):
+            worker.suspend()
     process.send_signal(signal.SIGINT)
-    if phase == "sync":
+    if phase == "training":
+        time.sleep(2)  # two signals that arrive together are one
+    else:
         wait_until(lambda: not children(process, WORKER))
 
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=200)
 
     logger.info("%s: %.2f s after the second signal", phase, time.monotonic() - started)
     assert process.returncode == 130, err
@@ -128,7 +132,6 @@ def test_second_signal_ends_the_command_without_sync_and_report(start, command, 
     assert_sound(tmp_path, trials=4)
 
 
-@pytest.mark.timeout(240)
 def test_trial_does_not_fail_when_its_command_is_killed_three_times(start, command, tmp_path):
     arguments = [*SMALL, "--trials", "1", "--jobs", "1", "--epochs", "10"]
     attempts = set()
@@ -148,7 +151,6 @@ def test_trial_does_not_fail_when_its_command_is_killed_three_times(start, comma
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_run_waits_for_a_store_that_another_program_locks_for_90_seconds(start, tmp_path):
     process = start(*SMALL, "--trials", "3", "--jobs", "2", "--epochs", "4")
     wait_for(tmp_path, is_training)
@@ -157,15 +159,15 @@ def test_run_waits_for_a_store_that_another_program_locks_for_90_seconds(start, 
         other.execute("BEGIN EXCLUSIVE")
         time.sleep(90)  # longer than one wait of SQLite
         other.execute("COMMIT")
-    _, err = process.communicate(timeout=150)
+    _, err = process.communicate(timeout=200)
 
     assert process.returncode == 0, err
-    assert err.count("waiting for the store") == 1
+    waits = [line for line in err.splitlines() if line.startswith("waiting for the store: ")]
+    assert len(waits) == len(set(waits)) >= 1
     assert_sound(tmp_path, trials=3)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_search_is_the_same_when_its_sync_process_is_killed(start, command, tmp_path):
     arguments = [*SMALL, "--trials", "6", "--jobs", "1", "--seed", "3", "--epochs", "6"]
     undisturbed = tmp_path / "undisturbed"
@@ -180,7 +182,7 @@ def test_search_is_the_same_when_its_sync_process_is_killed(start, command, tmp_
             kills += 1
         time.sleep(0.05)
 
-    _, err = process.communicate(timeout=150)
+    _, err = process.communicate(timeout=200)
 
     assert kills >= 3
     assert process.returncode == 0, err
@@ -219,7 +221,7 @@ def test_sweep_is_sound_after_20_kills_at_random_moments(start, command, tmp_pat
 def test_two_concurrent_commands_share_a_new_study(start, tmp_path):
     commands = [start(*SMALL, "--trials", "6", "--jobs", "1") for _ in range(2)]
 
-    errors = [process.communicate(timeout=110)[1] for process in commands]
+    errors = [process.communicate(timeout=200)[1] for process in commands]
 
     assert [process.returncode for process in commands] == [0, 0], errors
     assert_sound(tmp_path, trials=6)

@@ -37,7 +37,7 @@ from mnist_search.training.model import build
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     # MLflow's registry and type hints
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import Pipe
@@ -24,7 +25,7 @@ from mnist_search.search.study import SearchStudy
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import local_file, make_tracking_config
 
-pytestmark = MLFLOW_WARNINGS
+pytestmark = [MLFLOW_WARNINGS, pytest.mark.timeout(300)]
 
 MODULE = "mnist_search.execution.sync_process"
 
@@ -62,7 +63,7 @@ def receive_until(process, is_last):
     """The events up to the awaited one; the last is None if the process has ended before."""
     events = []
     while not events or not (events[-1] is None or is_last(events[-1])):
-        assert process.connection.poll(100), events
+        assert process.connection.poll(300), events
         try:
             events.append(process.connection.recv())
         except EOFError:
@@ -76,6 +77,13 @@ def is_end(event):
 
 def is_progress(event):
     return isinstance(event, SyncProgress)
+
+
+def wait_until(condition, process):
+    """Wait while the process runs; its messages stay unread."""
+    while not condition():
+        assert process._process.poll() is None
+        time.sleep(0.2)
 
 
 def texts(events):
@@ -106,8 +114,7 @@ def test_process_writes_a_running_trial_and_what_is_left_at_the_end(search_study
     config = sync_config()
     claim = start(search_study, epochs=1)
     process = start_process(config)
-    while not stored_runs(config):
-        assert receive_until(process, is_progress)[-1]
+    wait_until(lambda: stored_runs(config), process)
     search_study.queue.report(claim, epoch_metrics(2))
     search_study.queue.finish(claim, TrialState.PRUNED)
 
@@ -127,7 +134,7 @@ def test_process_ends_with_its_supervisor(sync_config):
 
     process.close()
 
-    assert process.wait(100) == 0
+    assert process.wait(200) == 0
 
 
 @pytest.mark.usefixtures("search_study")
@@ -160,6 +167,15 @@ def test_unreachable_server_is_reported_once_and_given_up(search_study, sync_con
     assert len(messages) == 2
     assert "cannot write to MLflow" in messages[0]
     assert "writes them from the store" in messages[1]
+
+
+def test_artifacts_that_cannot_be_written_are_reported_and_given_up(search_study, sync_config, tmp_path):
+    (tmp_path / "mlartifacts").touch()
+    train(search_study)
+
+    messages = run_to_the_end(sync_config())
+
+    assert ["cannot write to MLflow" in text for text in messages] == [True, False]
 
 
 @contextmanager
@@ -206,8 +222,7 @@ def test_epochs_of_an_outage_are_written_afterwards(
     claim = start(search_study, epochs=1)
     with mlflow_server(tmp_path, port):
         process = start_process(config)
-        while not runs_in(client):
-            assert receive_until(process, is_progress)[-1]
+        wait_until(lambda: runs_in(client), process)
     search_study.queue.report(claim, epoch_metrics(2))
     events = receive_until(process, lambda event: isinstance(event, Message))
     assert "training continues" in events[-1].text

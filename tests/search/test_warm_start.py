@@ -164,7 +164,7 @@ def test_best_trials_of_a_smaller_budget_are_enqueued(store):
         small.queue.finish(
             claim,
             TrialState.COMPLETE,
-            accuracy,
+            [accuracy],
             attributes={"curve": [{"val_accuracy": accuracy, "val_loss": 0}]},
         )
 

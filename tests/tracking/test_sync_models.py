@@ -13,7 +13,7 @@ from tracked_trials import artifacts, models_in, runs_in, train
 from mnist_search.storage.tables import tracked_runs
 from mnist_search.tracking.runs import UID_TAG
 
-pytestmark = [MLFLOW_WARNINGS, pytest.mark.usefixtures("search_study")]
+pytestmark = [MLFLOW_WARNINGS, pytest.mark.usefixtures("search_study"), pytest.mark.timeout(300)]
 
 
 def folder_of(model):
