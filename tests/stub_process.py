@@ -16,6 +16,8 @@ def main() -> None:
     if behavior == "end":
         connection.send(WorkerDone())
         exit_without_teardown(0)
+    while behavior == "compute":
+        pass
     connection.recv()  # hang
 
 

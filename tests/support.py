@@ -56,7 +56,7 @@ def mlflow_server(folder, port):
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
     try:
-        for _ in range(240):
+        for _ in range(480):
             time.sleep(0.25)
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()

@@ -86,7 +86,7 @@ run_study(StudyConfig.for_budget(1500), trials=2)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_types_of_a_correct_script_pass_a_strict_check_and_mistakes_do_not(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(USER_SCRIPT)

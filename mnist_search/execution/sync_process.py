@@ -5,7 +5,6 @@ python -m mnist_search.execution.sync_process CONNECTION
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack
 
@@ -27,9 +26,6 @@ MAX_SHARE = 0.1
 
 GIVE_UP_SECONDS = 10.0
 """Time after the last progress, once the end was requested, after which the rest is left for the next command."""
-
-NICENESS = 10
-"""The sync yields to training."""
 
 
 class SyncLoop:
@@ -118,7 +114,6 @@ class SyncLoop:
 
 def run(config: SyncConfig, channel: Channel) -> None:
     """Run the sync of one study."""
-    os.nice(NICENESS)
     SyncLoop(config, channel).run()
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+import psutil
 
 from mnist_search.execution.process import ModuleProcess
 
@@ -17,6 +20,9 @@ END_SECONDS = 30.0
 It gives up by itself before, unless a call of MLflow does not return.
 """
 
+CPU_SECONDS = 0.1
+"""CPU time that counts as progress: on a busy machine a write takes longer than END_SECONDS."""
+
 
 @dataclass
 class SyncRunner:
@@ -28,6 +34,7 @@ class SyncRunner:
         status: MLflow's status of the study's run at the end; None before the end.
         ended: whether the process has ended by itself.
         crashes: number of processes that have crashed.
+        cpu_seconds: CPU time of the process at its last progress.
     """
 
     start: Callable[[], ModuleProcess] | None = None
@@ -37,6 +44,7 @@ class SyncRunner:
     last_progress: float = field(default_factory=time.monotonic)
     ended: bool = False
     crashes: int = 0
+    cpu_seconds: float = 0.0
 
     @property
     def is_done(self) -> bool:
@@ -45,7 +53,13 @@ class SyncRunner:
         return self.start is None or self.ended or is_stuck
 
     def keep_running(self) -> None:
-        """Start the process, unless it runs, has ended, or has crashed a moment ago."""
+        """Start the process, unless it runs, has ended, or has crashed a moment ago; note its CPU time."""
+        if self.process and self.status is not None:
+            with suppress(psutil.NoSuchProcess):
+                times = psutil.Process(self.process.pid).cpu_times()
+                if abs(times.user + times.system - self.cpu_seconds) > CPU_SECONDS:
+                    self.cpu_seconds = times.user + times.system
+                    self.note_progress()
         if self.start and not self.process and not self.ended and time.monotonic() >= self.restart_at:
             self.process = self.start()
             if self.status is not None:

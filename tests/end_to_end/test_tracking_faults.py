@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import statistics
@@ -17,6 +18,8 @@ from soundness import assert_sound, open_study
 from support import MLFLOW_WARNINGS, free_port, mlflow_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), MLFLOW_WARNINGS]
+
+logger = logging.getLogger(__name__)
 
 TRIALS, FAULT_SECONDS = 6, 30
 COMMAND = [
@@ -62,7 +65,7 @@ def epoch_seconds(folder):
     return statistics.median(e.seconds for t in open_study(folder).record().trials for e in t.curve)
 
 
-def points(folder, tracking_uri):
+def points(tracking_uri):
     """Every run of the experiment by role and number: state, params and points without times."""
     from mlflow.tracking import MlflowClient
 
@@ -103,10 +106,10 @@ def check(folder, undisturbed, record_property, tracking_uri=None):
     assert results(folder) == results(undisturbed)
     record_property("epoch_seconds", epoch_seconds(folder))
     record_property("epoch_seconds_undisturbed", epoch_seconds(undisturbed))
-    print(f"median seconds of an epoch: {epoch_seconds(folder):.3f} and {epoch_seconds(undisturbed):.3f}")
+    logger.info("median s of an epoch: %.3f and %.3f", epoch_seconds(folder), epoch_seconds(undisturbed))
     finish(start(folder, *(["--tracking-uri", tracking_uri] if tracking_uri else [])))
-    expected = points(undisturbed, f"sqlite:///{undisturbed}/mlflow.db")
-    assert points(folder, tracking_uri or f"sqlite:///{folder}/mlflow.db") == expected
+    expected = points(f"sqlite:///{undisturbed}/mlflow.db")
+    assert points(tracking_uri or f"sqlite:///{folder}/mlflow.db") == expected
     assert_sound(folder, trials=TRIALS, tracked=tracking_uri is None)
 
 

@@ -126,6 +126,19 @@ def test_process_without_progress_is_given_up_after_the_end_was_requested(make_r
     assert not runner.is_done
 
 
+def test_process_that_uses_the_cpu_is_not_given_up(make_runner):
+    runner = make_runner("compute")
+    runner.request_end("FINISHED")
+    receive(runner)
+    assert receive(runner) == Message("FINISHED")
+    runner.keep_running()
+    runner.last_progress -= 2 * END_SECONDS
+    assert runner.is_done
+
+    while runner.is_done:
+        runner.keep_running()
+
+
 def test_killed_process_has_ended(make_runner):
     runner = make_runner("hang")
     runner.keep_running()
