@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -149,7 +150,8 @@ def _convert_finals(store: Store, uid: str, record: FinalsRecord) -> None:
     name = name_of_finals(searches.get(uid, f"deleted-{uid[:8]}"))
     if uid == OLD_REPRODUCTIONS:
         name = BASELINE_FINALS
-    study = create_study(store, name, uid if uid == OLD_REPRODUCTIONS else finals_uid(uid))
+    # Version 0.1 had one uid for the baselines' finals of all stores.
+    study = create_study(store, name, uuid.uuid4().hex if uid == OLD_REPRODUCTIONS else finals_uid(uid))
     stored = {trial.user_attrs[ATTEMPT_ATTR] for trial in study.get_trials(deepcopy=False)}
     for trial in record.trials:
         if trial.attempt not in stored:

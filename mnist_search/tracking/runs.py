@@ -114,14 +114,35 @@ def milliseconds(moment: datetime | None) -> int:
     return now_ms() if moment is None else int(1000 * moment.timestamp())
 
 
-def list_runs(tracking: Tracking, uid: str, role: str) -> list[TrackedRun]:
-    """Runs of a study's trials, deleted ones included, and runs of version 0.1 below the parent run."""
+def list_runs(tracking: Tracking, uid: str, role: str, linked: Sequence[str] = ()) -> list[TrackedRun]:
+    """Runs of a study's trials, deleted ones included, and runs of version 0.1.
+
+    Args:
+        tracking: with the parent run.
+        uid: of the study.
+        role: ``trial`` or ``final``.
+        linked: runs of version 0.1 that the store knows; their parent run may be another.
+    """
     queries = (f"tags.`{UID_TAG}` = '{uid}'", f"tags.`{PARENT_TAG}` = '{tracking.parent_run_id}'")
-    runs = [
-        run for query in queries for run in _search(tracking, f"{query} AND tags.`{ROLE_TAG}` = '{role}'")
-    ]
-    found = [tracked_run(run) for run in {run.info.run_id: run for run in runs}.values()]
-    return [run for run in found if run.uid in {uid, None}]
+    runs = {
+        run.info.run_id: run
+        for query in queries
+        for run in _search(tracking, f"{query} AND tags.`{ROLE_TAG}` = '{role}'")
+    }
+    for run_id in set(linked) - runs.keys():
+        if (run := find_run(tracking.client, run_id)) is not None:
+            runs[run_id] = run
+    return [run for run in map(tracked_run, runs.values()) if run.uid in {uid, None}]
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """A run, deleted or not; None if this MLflow has none."""
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def _search(tracking: Tracking, query: str) -> list[Run]:
@@ -211,13 +232,8 @@ def end_run(tracking: Tracking, run_id: str, trial: TrialRecord) -> None:
 
 def delete_run(tracking: Tracking, run_id: str) -> None:
     """Delete a run; MLflow keeps it as deleted until ``mlflow gc``."""
-    try:
-        run = tracking.client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return
-        raise
-    if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+    run = find_run(tracking.client, run_id)
+    if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE:
         tracking.client.set_terminated(run_id, "KILLED")
         tracking.client.delete_run(run_id)
 

@@ -55,7 +55,9 @@ def open_tracking(config: TrackingConfig, study: TrackedStudy) -> Tracking:
     mlflow.set_tracking_uri(config.tracking_uri)
     client = MlflowClient(config.tracking_uri)
     parent = _parent(study)
-    run = _remembered(client, study.location(config.tracking_uri)) or _found(client, parent.uid)
+    remembered = study.location(config.tracking_uri)
+    run = runs.find_run(client, remembered.parent_run_id) if remembered else None
+    run = run or _found(client, parent.uid)
     if run is None:
         experiment_id = _experiment_id(client, config)
         tags = common_tags("study") | {UID_TAG: parent.uid, "study": parent.name, "version": __version__}
@@ -97,17 +99,6 @@ def parent_run(record: StudyRecord) -> ParentRun:
     params = {name: getattr(config, name) for name in names}
     params |= {name: getattr(config.space, name) for name in ("epochs", "depth", "width")}
     return ParentRun(record.uid, record.name, params)
-
-
-def _remembered(client: MlflowClient, location: Location | None) -> Run | None:
-    if location is None:
-        return None
-    try:
-        return client.get_run(location.parent_run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None  # another database at the same URI
-        raise
 
 
 def _found(client: MlflowClient, uid: str) -> Run | None:

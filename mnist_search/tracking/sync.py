@@ -132,7 +132,8 @@ class StudySync:
     def _adopt(self, tracking: Tracking, record: StudyRecord | FinalsRecord) -> None:
         """Take over the runs and models that MLflow has, one for every trial, and delete the others."""
         role = "trial" if self._study.is_search else "final"
-        found = runs.list_runs(tracking, self._study.uid, role)
+        linked = [trial.run_id for trial in record.trials if trial.run_id and _is_old(trial)]
+        found = runs.list_runs(tracking, self._study.uid, role, linked)
         adopted: set[str] = set()
         for trial in record.trials:
             matches = sorted((run for run in found if _is_run_of(run, trial)), key=_preference)
@@ -276,9 +277,13 @@ class StudySync:
 
 def _is_run_of(run: TrackedRun, trial: TrialRecord) -> bool:
     if run.attempt is None:  # version 0.1
-        is_old = (trial.attempt or "0.1/").startswith("0.1/")
-        return is_old and (run.run_id == trial.run_id or run.number == trial.number)
+        return _is_old(trial) and (run.run_id == trial.run_id or run.number == trial.number)
     return run.number == trial.number and run.attempt == (trial.attempt or "")
+
+
+def _is_old(trial: TrialRecord) -> bool:
+    """Whether version 0.1 trained the trial."""
+    return (trial.attempt or "0.1/").startswith("0.1/")
 
 
 def _preference(run: TrackedRun) -> tuple[bool, bool]:

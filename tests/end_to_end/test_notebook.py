@@ -55,6 +55,7 @@ import signal
 from mnist_search import StudyConfig, run_study
 
 signal.signal(signal.SIGTERM, lambda *_: print("former handler"))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore it
 config = StudyConfig.for_budget(1500, epochs=20, train_images=1000, val_images=100, pruner="none")
 study = run_study(config, n_trials=2, jobs=1, warm_start="none", mlflow=False)
 print(study)
@@ -131,6 +132,7 @@ def test_notebook_searches_with_its_own_sampler_and_predicts(tmp_path):
     assert {trial.params["optimizer"] for trial in record.trials} == {"sgd"}
 
 
+@pytest.mark.slow
 def test_sampler_object_continues_its_study_and_the_command_line_refuses_it(start, command, tmp_path):
     output_of(start(SAMPLER + SAMPLER_SEARCH))
     output_of(start(SAMPLER + SAMPLER_SEARCH.replace("n_trials=2", "n_trials=3")))
@@ -149,6 +151,7 @@ def test_sampler_object_continues_its_study_and_the_command_line_refuses_it(star
     assert assert_sound(tmp_path, trials=3, tracked=False).n_trials == 3
 
 
+@pytest.mark.slow
 def test_signal_releases_the_trials_and_is_raised_in_the_script(start, tmp_path):
     terminated = start(INTERRUPTED_SEARCH)
     wait_for_an_epoch(tmp_path, terminated)
