@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 from optuna.trial import TrialState
 
-from mnist_search.execution.events import TrialEnded
+from experiments import BASELINES
+from mnist_search.execution.events import TrialEnded, TrialStarted
 from mnist_search.execution.progress import PlainReporter
+from mnist_search.records import FinalTask
 from mnist_search.search.study import SearchStudy
+from mnist_search.storage.database import Store
+from mnist_search.storage.finals import FinalsStudy
 
 
 @pytest.fixture
@@ -51,3 +57,32 @@ def test_released_trial_counts_neither_as_finished_nor_for_the_estimate(search_s
 
     assert reporter.seconds_left() is None
     assert "released" in capsys.readouterr().err
+
+
+def test_display_keeps_its_values_while_the_store_is_locked(search_study, store, tmp_path):
+    shown = SearchStudy.open(Store.open(store.url, busy_seconds=0.1), "study")
+    reporter = PlainReporter(shown.record, 1)
+    number = finish_trial(search_study)
+
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        reporter.handle(TrialEnded(number, "FAIL"))
+        assert len(reporter._record.done) == 0
+
+    reporter.handle(TrialEnded(number, "FAIL"))
+    assert len(reporter._record.done) == 1
+
+
+def test_final_trials_have_the_name_and_seed_of_their_task(store, capsys):
+    finals = FinalsStudy.open_or_create(store, "study.finals")
+    reporter = PlainReporter(finals.record, 1)
+    recipe = BASELINES["seed-001"]
+    task = FinalTask(name="trial 3", seed=7, architecture=recipe.architecture, training=recipe.training)
+    finals.add([task])
+    claim = finals.claim()
+
+    reporter.handle(TrialStarted(claim.trial.number, 1000, 2))
+    finals.queue.finish(claim, TrialState.COMPLETE, [0.99, 0.1])
+    reporter.handle(TrialEnded(claim.trial.number, "COMPLETE"))
+
+    assert "trial 3, seed 7 complete" in capsys.readouterr().err

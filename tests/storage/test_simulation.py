@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
 from simulation import FINALS, SEARCH, make_template, simulate
 
 DEFAULT_RUN_SECONDS = 20
+
+SEEDS = int(os.environ.get("MNIST_SEARCH_SEEDS", "150"))
+"""Seeds of the slow test; one takes about two seconds. More are run by hand."""
 
 both = pytest.mark.parametrize("scenario", [SEARCH, FINALS], ids=["search", "finals"])
 
@@ -28,5 +32,5 @@ def test_queue_keeps_its_invariants_under_faults(tmp_path, scenario):
 def test_queue_keeps_its_invariants_under_faults_with_many_seeds(tmp_path, scenario):
     template = make_template(tmp_path, scenario)
 
-    for seed in range(1000):
+    for seed in range(SEEDS):
         simulate(template, tmp_path, scenario, seed)
