@@ -20,6 +20,7 @@ from mnist_search.search.pruners import check_pruner, pruner_for
 from mnist_search.search.samplers import check_sampler, sampler_for_trial
 from mnist_search.storage import studies
 from mnist_search.storage.database import Store
+from mnist_search.storage.finals import SUFFIX
 from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import Claim, TrialQueue
 from mnist_search.storage.studies import CONFIG_ATTR, N_TRIALS_ATTR, UID_ATTR
@@ -189,6 +190,8 @@ def study_name(text: str) -> str:
             f"{text!r} is not a valid study name: use at most 100 letters, digits, dots, dashes and "
             "underscores, and begin with a letter or digit"
         )
+    if text.endswith(SUFFIX):
+        raise UsageError(f"{text!r} is the name of finals; choose one that does not end in {SUFFIX}")
     return text
 
 

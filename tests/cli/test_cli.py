@@ -130,6 +130,7 @@ def test_version_option_prints_the_version_of_the_package(cli):
         (["run", "--budget", "8000", "--width", "0:9"], 2, "width takes bounds"),
         (["run", "--budget", "8000", "--train-images", "59999"], 2, "60,000 training images"),
         (["run", "--budget", "8000", "--study", "../x"], 2, "not a valid study name"),
+        (["run", "--budget", "8000", "--study", "x.finals"], 2, "is the name of finals"),
         (["run", "--budget", "8000", "--device", "toaster"], 2, "--device"),
         (["run", "--budget", "8000", "--device", "cuda"], 78, "no cuda device on this machine"),
         (["run", "--budget", "8000", "--data-dir", "none"], 69, "none is not a folder"),
