@@ -109,7 +109,9 @@ def test_handwritten_study_logs_every_step(mnist_dir, tmp_path):
 
 
 def test_tasks_run_concurrently_in_processes_of_one_thread(mnist_dir):
-    wait_for_both = "touch $PPID.started; while [ $(ls *.started | wc -l) -lt 2 ]; do sleep 0.1; done; echo $PPID"
+    wait_for_both = (
+        "touch $PPID.started; while [ $(ls *.started | wc -l) -lt 2 ]; do sleep 0.1; done; echo $PPID"
+    )
     with start_processes(2, mnist_dir, "cpu", one_thread=True) as pool:
         processes = pool.map(subprocess.check_output, [["sh", "-c", wait_for_both]] * 2)
         assert len(set(processes)) == 2

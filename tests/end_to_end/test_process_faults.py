@@ -38,13 +38,15 @@ def wait_until(condition, seconds=120):
 
 
 def kill_worker_with_trial(process, folder, jobs):
-    """Once there are ``jobs`` workers, kill the oldest as soon as it has a trial."""
+    """Once there are ``jobs`` workers, kill the oldest as soon as it has a trial whose parameters are counted."""
     store = Store.open(f"sqlite:///{folder}/mnist-search.db")
 
     def oldest():
         workers = children(process, WORKER)
+        counted = [t.trial_id for t in open_study(folder).record().trials if t.num_params]
+        query = sa.select(leases.c.pid).where(leases.c.trial_id.in_(counted))
         with store.engine.connect() as connection:
-            has_trial = set(connection.execute(sa.select(leases.c.pid)).scalars())
+            has_trial = set(connection.execute(query).scalars())
         return workers[0] if len(workers) == jobs and workers[0].pid in has_trial else None
 
     worker = wait_until(oldest)
@@ -65,6 +67,7 @@ def result_of(folder):
     return [(t.state, t.params, t.val_accuracy, t.val_loss) for t in open_study(folder).record().trials]
 
 
+@pytest.mark.slow
 def test_remaining_worker_finishes_the_study_when_no_worker_is_replaced(start, tmp_path):
     process = start(*SMALL, "--trials", "8", "--jobs", "2", "--epochs", "8")
     wait_for(tmp_path, is_training)
@@ -99,6 +102,7 @@ def test_crashes_of_all_workers_exit_with_75_and_the_same_command_continues(star
     assert record.trials[0].reason == "its worker crashed 3 times"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["training", "sync"])
 def test_second_signal_ends_the_command_without_sync_and_report(start, command, tmp_path, phase):
     arguments = [*SMALL, "--trials", "4", "--jobs", "2", "--epochs", "10"]
