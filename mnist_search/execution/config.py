@@ -71,12 +71,12 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """Arguments of a worker process, pickled.
+    """Arguments of a worker process.
 
     Attributes:
         study: name of the search study or of the finals.
         supervisor: the process that starts the worker.
-        sampler: pickled, in place of the one of the study's configuration.
+        sampler: in place of the one of the study's configuration.
         keep_models: number of trained networks to keep; None for all.
     """
 
@@ -87,14 +87,14 @@ class WorkerConfig:
     data_dir: Path
     device: str
     precision: PrecisionChoice
-    sampler: bytes | None = None
+    sampler: BaseSampler | None = None
     keep_models: int | None = None
     stop_conditions: StopConditions = field(default_factory=StopConditions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncConfig:
-    """Arguments of a sync process, pickled.
+    """Arguments of a sync process.
 
     Attributes:
         study: name of the search study or of the finals.

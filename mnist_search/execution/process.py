@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
+
+import cloudpickle
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,9 @@ class ModuleProcess:
                 env=child_environment(),
             )
         logger.info("started %s as process %d", module, process.pid)
-        started = cls(process, parent)
-        started.send(config)
-        return started
+        with suppress(OSError):  # the process has ended
+            parent.send_bytes(cloudpickle.dumps(config))  # classes of a script or notebook by value
+        return cls(process, parent)
 
     @property
     def pid(self) -> int:

@@ -32,9 +32,10 @@ from mnist_search.search.pruners import check_pruner
 from mnist_search.search.samplers import check_sampler, class_path
 from mnist_search.search.study import SearchStudy, quiet_optuna
 from mnist_search.search.warm_start import enqueue_baselines, enqueue_best, enqueue_templates
-from mnist_search.storage.database import Store, failure, retry, sqlite_path
+from mnist_search.storage.database import Store, failure, retry
 from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import TrialQueue
+from mnist_search.storage.urls import sqlite_path
 from mnist_search.tracking.config import local_file
 
 WORKER, SYNC = "mnist_search.execution.worker", "mnist_search.execution.sync_process"
@@ -76,7 +77,7 @@ def run_study(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResul
 
 
 def _run(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
-    sampler = _pickled_sampler(run_config)
+    _check_sampler_object(run_config)
     run_config = _with_noted_sampler(run_config)
     _validate(run_config)
     is_done = _is_done(run_config)
@@ -95,7 +96,7 @@ def _run(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
             data_dir=data_dir,
             device=device,
             precision=run_config.precision,
-            sampler=sampler,
+            sampler=run_config.sampler,
             keep_models=run_config.keep_models,
             stop_conditions=run_config.stop_conditions,
         )
@@ -174,14 +175,14 @@ def train(
     return supervisor.stop
 
 
-def _pickled_sampler(run_config: RunConfig) -> bytes | None:
-    """The sampler object for the workers; classes of the main module and of a notebook by value.
+def _check_sampler_object(run_config: RunConfig) -> None:
+    """Check that the workers can receive the sampler object.
 
     Raises:
         UsageError: it cannot be pickled.
     """
     try:
-        return cloudpickle.dumps(run_config.sampler) if run_config.sampler else None
+        cloudpickle.dumps(run_config.sampler)
     except Exception as error:  # whatever its attributes raise
         raise UsageError(f"the sampler cannot be sent to worker processes: {error}") from error
 

@@ -5,7 +5,6 @@ python -m mnist_search.execution.worker CONNECTION
 
 from __future__ import annotations
 
-import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -51,8 +50,7 @@ class Worker:
         store = Store.open(config.storage, write=True)
         self._study: SearchStudy | FinalsStudy
         if config.kind == "search":
-            sampler = pickle.loads(config.sampler) if config.sampler else None  # noqa: S301 - of the supervisor
-            self._study = SearchStudy.open(store, config.study, config.supervisor, sampler)
+            self._study = SearchStudy.open(store, config.study, config.supervisor, config.sampler)
             self._data = load_split(config.data_dir, *self._study.config.split, device)
         else:
             self._study = FinalsStudy.open(store, config.study, config.supervisor)

@@ -23,12 +23,13 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_search.errors import DiskError, MnistSearchError, NotFound, TryAgain, UnusableConfiguration
 from mnist_search.sqlite import BUSY_SECONDS, query, table_names
 from mnist_search.storage import older_stores
 from mnist_search.storage.tables import metadata, old_finals
+from mnist_search.storage.urls import masked, parse_url, path_of, sqlite_path, unmasked
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class Store:
         """
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite":
-            _check_sqlite_file(_path_of(parsed))
+            _check_sqlite_file(path_of(parsed))
         return cls._connect(parsed, busy_seconds, write=write, create=False)
 
     @classmethod
@@ -91,7 +92,7 @@ class Store:
         """
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite":
-            path = _path_of(parsed)
+            path = path_of(parsed)
             if not path.exists():
                 _create_sqlite_file(path)
             _check_sqlite_file(path)
@@ -110,10 +111,10 @@ class Store:
             ) from error
         except (SQLAlchemyError, RuntimeError) as error:
             if is_unavailable(error):
-                raise failure(error, _text(url)) from error
+                raise failure(error, unmasked(url)) from error
             reason = str(error).strip().splitlines()[0]
             raise UnusableConfiguration(f"cannot use the store {masked(url)}: {reason}") from error
-        store = cls(_text(url), storage, busy_seconds)
+        store = cls(unmasked(url), storage, busy_seconds)
         if write:
             store._create_tables()
         return store
@@ -154,7 +155,7 @@ class Store:
             with _postgres_lock(self.engine, topic, seconds):
                 yield
             return
-        path = _path_of(make_url(self.url))
+        path = path_of(make_url(self.url))
         lock_file = path.with_name(f".{path.name}.{topic}.lock")
         file_lock = FileLock(lock_file, timeout=seconds)
         try:
@@ -179,16 +180,6 @@ class Store:
 
     def __str__(self) -> str:
         return masked(make_url(self.url))
-
-
-def sqlite_path(url: str) -> Path | None:
-    """The SQLite file of a storage URL; None for PostgreSQL.
-
-    Raises:
-        UnusableConfiguration: not the URL of a store.
-    """
-    parsed = parse_url(url)
-    return _path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
 
 
 def retry(action: Callable[[], T]) -> T:
@@ -252,47 +243,6 @@ def _reason(error: BaseException) -> str:
     return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
 
 
-def masked(url: sa.URL) -> str:
-    """The URL without its password."""
-    return url.render_as_string(hide_password=True)
-
-
-def _text(url: sa.URL) -> str:
-    return url.render_as_string(hide_password=False)
-
-
-def parse_url(url: str) -> sa.URL:
-    """The URL of a SQLite file, with an absolute path, or of a PostgreSQL database, with its driver.
-
-    Raises:
-        UnusableConfiguration: not the URL of a store.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise UnusableConfiguration(
-            "--storage takes a database URL such as sqlite:///mnist-search.db"
-        ) from None
-    backend = parsed.get_backend_name()
-    if backend == "postgresql":
-        query = {"options": "-c timezone=utc"} | dict(parsed.query)
-        return parsed.set(drivername="postgresql+psycopg", query=query)
-    if backend != "sqlite":
-        raise UnusableConfiguration(
-            f"{masked(parsed)} is neither sqlite nor postgresql; "
-            "use --storage sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise UnusableConfiguration(
-            "a store in memory is lost with the process; use --storage sqlite:///FILE"
-        )
-    return parsed.set(database=str(Path(parsed.database).absolute()))
-
-
-def _path_of(url: sa.URL) -> Path:
-    return Path(str(url.database))
-
-
 def _sqlite_storage(url: sa.URL, busy_seconds: float, *, write: bool) -> optuna.storages.RDBStorage:
     storage = optuna.storages.RDBStorage(
         _escaped(url),
@@ -330,7 +280,7 @@ def _postgres_storage(url: sa.URL, *, create: bool) -> optuna.storages.RDBStorag
 
 def _escaped(url: sa.URL) -> str:
     """The URL for RDBStorage, which calls ``str.format`` on it."""
-    return _text(url).replace("{", "{{").replace("}", "}}")
+    return unmasked(url).replace("{", "{{").replace("}", "}}")
 
 
 def _lock_timeout(topic: str, busy_seconds: float) -> str:

@@ -86,7 +86,7 @@ def raise_log_levels() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def common_tags(role: str) -> dict[str, str]:
+def run_tags(role: str) -> dict[str, str]:
     """Tags of every run."""
     return {"mlflow.user": user(), "mlflow.source.name": "mnist-search", ROLE_TAG: role}
 
@@ -183,7 +183,7 @@ def identity(tracking: Tracking, uid: str, trial: TrialRecord) -> dict[str, str]
 
 def create_run(tracking: Tracking, uid: str, trial: TrialRecord, info: RunInfo) -> str:
     """Create the run of a trial, with the trial's start and without its params; the run's id."""
-    tags = common_tags(info.role) | identity(tracking, uid, trial)
+    tags = run_tags(info.role) | identity(tracking, uid, trial)
     tags |= {
         "version": trial.version or __version__,
         "state": "RUNNING",

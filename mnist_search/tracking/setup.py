@@ -20,7 +20,7 @@ from mnist_search.records import StudyRecord
 from mnist_search.storage.tracked import Location, TrackedStudy
 from mnist_search.tracking import runs
 from mnist_search.tracking.config import TrackingConfig, local_file
-from mnist_search.tracking.runs import ROLE_TAG, UID_TAG, Tracking, common_tags
+from mnist_search.tracking.runs import ROLE_TAG, UID_TAG, Tracking, run_tags
 
 CREATION_SECONDS = 120.0
 """How long to wait for another process that creates MLflow's database."""
@@ -60,7 +60,7 @@ def open_tracking(config: TrackingConfig, study: TrackedStudy) -> Tracking:
     run = run or _found(client, parent.uid)
     if run is None:
         experiment_id = _experiment_id(client, config)
-        tags = common_tags("study") | {UID_TAG: parent.uid, "study": parent.name, "version": __version__}
+        tags = run_tags("study") | {UID_TAG: parent.uid, "study": parent.name, "version": __version__}
         run = client.create_run(experiment_id, tags=tags, run_name=parent.name)
     _restore(client, run)
     client.log_batch(run.info.run_id, params=runs.missing_params(run, parent.params))

@@ -26,15 +26,8 @@ from support import (
 
 from mnist_search.errors import DiskError, NotFound, TryAgain, UnusableConfiguration
 from mnist_search.sqlite import BUSY_SECONDS
-from mnist_search.storage.database import (
-    Store,
-    failure,
-    is_unavailable,
-    masked,
-    parse_url,
-    retry,
-    sqlite_path,
-)
+from mnist_search.storage.database import Store, failure, is_unavailable, retry
+from mnist_search.storage.urls import masked, parse_url, sqlite_path
 
 
 def test_new_store_has_the_tables_of_optuna_and_mnist_search(store, tmp_path):

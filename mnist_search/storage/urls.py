@@ -1,0 +1,64 @@
+"""URLs of study stores: SQLite files and PostgreSQL databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from mnist_search.errors import UnusableConfiguration
+
+
+def parse_url(url: str) -> sa.URL:
+    """The URL of a SQLite file, with an absolute path, or of a PostgreSQL database, with its driver.
+
+    Raises:
+        UnusableConfiguration: not the URL of a store.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise UnusableConfiguration(
+            "--storage takes a database URL such as sqlite:///mnist-search.db"
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        query = {"options": "-c timezone=utc"} | dict(parsed.query)
+        return parsed.set(drivername="postgresql+psycopg", query=query)
+    if backend != "sqlite":
+        raise UnusableConfiguration(
+            f"{masked(parsed)} is neither sqlite nor postgresql; "
+            "use --storage sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise UnusableConfiguration(
+            "a store in memory is lost with the process; use --storage sqlite:///FILE"
+        )
+    return parsed.set(database=str(Path(parsed.database).absolute()))
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The SQLite file of a storage URL; None for PostgreSQL.
+
+    Raises:
+        UnusableConfiguration: not the URL of a store.
+    """
+    parsed = parse_url(url)
+    return path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
+
+
+def masked(url: sa.URL) -> str:
+    """The URL without its password."""
+    return url.render_as_string(hide_password=True)
+
+
+def unmasked(url: sa.URL) -> str:
+    """The URL with its password."""
+    return url.render_as_string(hide_password=False)
+
+
+def path_of(url: sa.URL) -> Path:
+    """The SQLite file of a parsed URL."""
+    return Path(str(url.database))
