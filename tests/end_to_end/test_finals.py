@@ -24,7 +24,7 @@ from mnist_search.tracking.setup import create_database
 from search_space import SearchSpace
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.soak,
     pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore"),  # of MLflow in this process
 ]

@@ -67,7 +67,7 @@ def result_of(folder):
     return [(t.state, t.params, t.val_accuracy, t.val_loss) for t in open_study(folder).record().trials]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_remaining_worker_finishes_the_study_when_no_worker_is_replaced(start, tmp_path):
     process = start(*SMALL, "--trials", "8", "--jobs", "2", "--epochs", "8")
     wait_for(tmp_path, is_training)
@@ -102,7 +102,7 @@ def test_crashes_of_all_workers_exit_with_75_and_the_same_command_continues(star
     assert record.trials[0].reason == "its worker crashed 3 times"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("phase", ["training", "sync"])
 def test_second_signal_ends_the_command_without_sync_and_report(start, command, tmp_path, phase):
     arguments = [*SMALL, "--trials", "4", "--jobs", "2", "--epochs", "10"]
@@ -154,7 +154,7 @@ def test_trial_does_not_fail_when_its_command_is_killed_three_times(start, comma
     assert (trial.state, trial.crashes) == ("COMPLETE", 0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_run_waits_for_a_store_that_another_program_locks_for_90_seconds(start, tmp_path):
     process = start(*SMALL, "--trials", "3", "--jobs", "2", "--epochs", "4")
     wait_for(tmp_path, is_training)
@@ -171,7 +171,7 @@ def test_run_waits_for_a_store_that_another_program_locks_for_90_seconds(start, 
     assert_sound(tmp_path, trials=3)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_search_is_the_same_when_its_sync_process_is_killed(start, command, tmp_path):
     arguments = [*SMALL, "--trials", "6", "--jobs", "1", "--seed", "3", "--epochs", "6"]
     undisturbed = tmp_path / "undisturbed"
@@ -196,7 +196,7 @@ def test_search_is_the_same_when_its_sync_process_is_killed(start, command, tmp_
     assert_sound(tmp_path, trials=6)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_sweep_is_sound_after_20_kills_at_random_moments(start, command, tmp_path):
     arguments = [*SMALL, "--trials", "10", "--jobs", "2", "--epochs", "6"]

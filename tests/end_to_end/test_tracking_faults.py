@@ -17,7 +17,7 @@ import pytest
 from soundness import assert_sound, open_study
 from support import MLFLOW_WARNINGS, free_port, mlflow_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), MLFLOW_WARNINGS]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600), MLFLOW_WARNINGS]
 
 logger = logging.getLogger(__name__)
 

@@ -78,7 +78,7 @@ def test_four_processes_claim_every_queued_trial_once(tmp_path, study_config):
     _claim_150_queued_trials(tmp_path / "one", study_config)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_four_processes_claim_every_queued_trial_once_20_times(tmp_path, study_config):
     for repetition in range(20):
