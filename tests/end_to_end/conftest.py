@@ -11,13 +11,13 @@ import pytest
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Start ``mnist-search`` in a new process group."""
+def spawn(tmp_path):
+    """Start a Python process in a new process group, which is killed after the test."""
     groups = []
 
     def call(*arguments):
         process = subprocess.Popen(
-            [sys.executable, "-m", "mnist_search", *arguments],
+            [sys.executable, *arguments],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
         )  # fmt: skip
@@ -31,3 +31,9 @@ def start(tmp_path):
         except ProcessLookupError:
             continue
         process.wait()
+
+
+@pytest.fixture
+def start(spawn):
+    """Start ``mnist-search`` in a new process group."""
+    return lambda *arguments: spawn("-m", "mnist_search", *arguments)

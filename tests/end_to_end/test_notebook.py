@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import nbformat
@@ -68,25 +66,15 @@ def _data(mnist_dir, monkeypatch):
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(spawn, tmp_path):
     """Start a script in a new process group."""
-    processes = []
 
     def call(text):
         script = tmp_path / "script.py"
         script.write_text(text)
-        process = subprocess.Popen(
-            [sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        processes.append(process)
-        return process
+        return spawn(script)
 
-    yield call
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    return call
 
 
 def output_of(process):
