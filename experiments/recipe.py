@@ -1,7 +1,5 @@
 """A recipe: an architecture, its training configuration and the result that its author reported."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,31 +21,19 @@ def baseline_params(*widths: int, **others: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ReportedResult:
-    """A result as reported by its author: the highest accuracy on the 10,000 test images, a fraction.
-
-    ``wording`` is the result in short, with its evaluation protocol.
-    """
+    """A result as reported by its author: the highest accuracy on the 10,000 test images, a fraction."""
 
     num_params: int
     test_accuracy: float
-    wording: str
+    wording: str  # the result in short, with its evaluation protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A named architecture with its training configuration.
-
-    Attributes:
-        name: id on the command line.
-        source: first characters of the hash of the author's text.
-        assumed: values that the author did not state.
-        params: nearest point of the search space; empty if none is near.
-    """
+    """A named architecture with its training configuration."""
 
     name: str
-    source: str
     architecture: Architecture
     training: TrainingConfig
     reported: ReportedResult
-    assumed: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)  # nearest point of the search space, if any

@@ -18,7 +18,6 @@ _HEAD = (arch.Flatten(), arch.Linear(32), arch.ReLU(), arch.Dropout(0.4), arch.L
 
 RECIPE = Recipe(
     name="seed-003",
-    source="aee73f9bf4752610",
     architecture=arch.Architecture((*_BODY, *_HEAD)),
     training=TrainingConfig(
         epochs=19,

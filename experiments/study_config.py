@@ -1,10 +1,8 @@
 """StudyConfig: everything that two runs of one study must agree on."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 from search_space import ParameterBudget, SearchSpace
 
@@ -12,28 +10,14 @@ FORMAT = 2
 """Incremented if older versions could misread a study; version 0.1 reads format 1."""
 
 
-class Difference(NamedTuple):
-    """One field in which two configurations differ."""
-
-    name: str
-    stored: Any
-    requested: Any
-
-
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """Configuration of a budgeted search.
 
-    Attributes:
-        budget: maximum number of learned parameters.
-        space: search space, including the epochs of a complete training run.
-        fill: whether to scale the widths of every proposal to the budget.
-        sampler: name of the Optuna sampler, or class of a sampler object.
-        pruner: name of the Optuna pruner.
-        seed: of proposals, weights, batches and augmentation.
-        train_images, val_images: sizes of the split of the 60,000 training images.
-        split_seed: of the split.
-        metric: maximized metric.
+    ``budget`` is the maximum number of learned parameters, ``fill`` scales the widths of every proposal to
+    it. ``sampler`` and ``pruner`` are names in Optuna, or the class of a sampler object. ``seed`` is that of
+    proposals, weights, batches and augmentation. The 60,000 training images are split; ``metric`` is
+    maximized.
     """
 
     budget: int
@@ -56,18 +40,13 @@ class StudyConfig:
         width: tuple[int, int] | None = None,
         epochs: int | None = None,
         **values: Any,
-    ) -> StudyConfig:
-        """The configuration for a budget, with the default space unless other bounds are given.
+    ) -> Self:
+        """The configuration for a budget, with the bounds of its default space that are not given.
+
+        ``values`` are other fields.
 
         >>> StudyConfig.for_budget(8000, epochs=5, pruner="none").space
         SearchSpace(depth=(3, 7), width=(4, 30), epochs=5)
-
-        Args:
-            budget: maximum number of learned parameters.
-            depth: minimum and maximum number of blocks.
-            width: minimum and maximum number of channels of a block.
-            epochs: of a complete training run.
-            values: other fields.
 
         Raises:
             ValueError: a value is out of range, or no network of the space is within the budget.
@@ -98,7 +77,7 @@ class StudyConfig:
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> StudyConfig:
+    def from_json(cls, text: str) -> Self:
         """Invert ``to_json``.
 
         Raises:
@@ -115,10 +94,10 @@ class StudyConfig:
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a study configuration: {error}") from error
 
-    def differences(self, requested: StudyConfig) -> list[Difference]:
-        """Fields in which ``requested`` differs from this, the stored configuration."""
-        mine, other = _flat_fields(self), _flat_fields(requested)
-        return [Difference(name, value, other[name]) for name, value in mine.items() if value != other[name]]
+    def differences(self, requested: Self) -> dict[str, tuple[Any, Any]]:
+        """Stored and requested values by name of the fields in which ``requested`` differs from this."""
+        stored, other = _flat_fields(self), _flat_fields(requested)
+        return {name: (value, other[name]) for name, value in stored.items() if value != other[name]}
 
 
 def _flat_fields(config: StudyConfig) -> dict[str, Any]:

@@ -45,12 +45,7 @@ __all__ = ["Study", "StudyConfig", "load_model", "open_study", "run_study"]
 
 
 class Study:
-    """A study of a store. Each use reads the store, so that it shows what running workers have stored.
-
-    Attributes:
-        store: open for reading.
-        config: the stored StudyConfig.
-    """
+    """A study of a store. Each use reads the store, so that it shows what running workers have stored."""
 
     def __init__(self, name: str, store: Store) -> None:
         self.name, self.store = name, store
@@ -72,11 +67,7 @@ class Study:
 
     @property
     def best(self) -> TrialRecord:
-        """The complete trial with the highest validation accuracy.
-
-        Raises:
-            NotFound: no trial is complete.
-        """
+        """The complete trial with the highest validation accuracy; NotFound if there is none."""
         best = self.record.best
         if best is None:
             raise NotFound(f"study {self.name!r} has no complete trial yet; run it with run_study")
@@ -126,10 +117,8 @@ def open_study(name: str, storage: str | None = None) -> Study:
     >>> [trial.state for trial in open_study("budget-1500").trials]
     ['COMPLETE', 'COMPLETE']
 
-    Args:
-        name: of the study.
-        storage: URL of the store; by default that of the command line: the environment variable
-            MNIST_SEARCH_STORAGE or OPTUNA_STORAGE, else sqlite:///mnist-search.db.
+    ``storage`` is the URL of the store; by default that of the command line: the environment variable
+    MNIST_SEARCH_STORAGE or OPTUNA_STORAGE, else sqlite:///mnist-search.db.
 
     Raises:
         NotFound: no such store or study.
@@ -243,14 +232,16 @@ def load_model(
         MnistSearchError: the file does not have the digest on its card.
         UnusableConfiguration: the file or its card is missing or damaged.
     """
+    from torch import nn
+
     from mnist_search.evaluation.champion import champion
-    from mnist_search.export.formats import WRITERS
+    from mnist_search.export.formats import FORMATS
     from mnist_search.export.inference import read_with_card
     from mnist_search.training.model import load_network
 
-    if not isinstance(source, Study) and (isinstance(source, Path) or Path(source).suffix in WRITERS):
-        module = read_with_card(Path(source))[0].module
-        if module is None:
+    if not isinstance(source, Study) and (isinstance(source, Path) or Path(source).suffix in FORMATS):
+        module, _ = read_with_card(Path(source))
+        if not isinstance(module, nn.Module):
             raise UsageError(f"{source} is not a torch module; load the .pt2 or .safetensors file")
         return module
     study = source if isinstance(source, Study) else open_study(source, storage)

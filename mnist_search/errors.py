@@ -1,21 +1,16 @@
 """Exceptions of mnist-search and their exit codes.
 
-MnistSearchError             1   the work failed
-|-- UsageError               2   the request cannot be met: bad values, an impossible budget
-|-- NoFinishedTrials         3   a stop condition was met before any trial finished
-|-- StudyConflict           65   the study exists with another configuration
-|-- NotFound                66   no such store, study, trial or baseline
-|-- Unavailable             69   data or tracking server is unavailable
-|-- DiskError               74   a file or the store cannot be read or written
-|-- TryAgain                75   workers crashed or a lock is held; the same command continues
-`-- UnusableConfiguration   78   a store, device or setting is unusable on this machine
-
 Every message is one line: what is wrong, why, and the next command.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters; its class if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class MnistSearchError(Exception):
@@ -25,7 +20,7 @@ class MnistSearchError(Exception):
 
 
 class UsageError(MnistSearchError):
-    """The request cannot be met."""
+    """The request cannot be met: bad values, an impossible budget."""
 
     exit_code = 2
 
@@ -43,7 +38,7 @@ class StudyConflict(MnistSearchError):
 
 
 class NotFound(MnistSearchError):
-    """No such store, study, trial or recipe."""
+    """No such store, study, trial or baseline."""
 
     exit_code = 66
 

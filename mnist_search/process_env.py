@@ -40,7 +40,7 @@ DEFAULTS = {
 
 
 def set_defaults() -> None:
-    """Set variables, most only if the user has not, before MLflow is imported; child processes inherit them."""
+    """Set variables, most only if the user has not, before MLflow is imported; also of child processes."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ["MPLBACKEND"] = "agg"  # figures are files; a notebook's backend may be missing here
@@ -59,11 +59,18 @@ def configure_logging(*, verbose: bool = False) -> None:
         logging.getLogger("mnist_search").setLevel(logging.INFO)
 
 
+def exit_without_teardown(code: int) -> None:
+    """Exit now: with torch and MLflow loaded, teardown takes 2-5 s and frees nothing that the OS keeps."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 class ExitWithoutTeardown:
     """Exit without interpreter teardown, after all threads and later-registered atexit hooks.
 
-    With torch and MLflow loaded, interpreter teardown takes 2-5 s and frees nothing that the OS would
-    not reclaim. Hooks run in reverse order of registration: create the object before heavy imports.
+    Hooks run in reverse order of registration: create the object before heavy imports.
 
     Attributes:
         code: exit code of the process.
@@ -71,9 +78,4 @@ class ExitWithoutTeardown:
 
     def __init__(self) -> None:
         self.code = 1
-        atexit.register(self._end)
-
-    def _end(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(self.code)
+        atexit.register(lambda: exit_without_teardown(self.code))

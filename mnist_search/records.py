@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from experiments import StudyConfig
 from search_space import Architecture, TrainingConfig
 from search_space.serialization import from_dict, to_dict
 
 State: TypeAlias = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-
-STATES: dict[str, State] = {name: name for name in get_args(State)}
-"""Optuna's state names as ``State``."""
+"""Optuna's names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochMetrics:
     """Metrics of one epoch. Losses are mean cross-entropies, accuracies fractions.
 
-    A store of an older version may lack a metric: it is NaN then, and ``to_dict`` omits it.
+    A metric that a store of an older version lacks is NaN.
 
     Attributes:
         epoch: counted from 1.
@@ -46,7 +44,7 @@ class EpochMetrics:
 
     def to_dict(self) -> dict[str, float]:
         """Plain values by name, without those that are None or NaN."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        values = asdict(self).items()
         return {name: value for name, value in values if value is not None and not math.isnan(value)}
 
     @classmethod
@@ -65,7 +63,6 @@ class TrialRecord:
         params: every param of the space, or fewer while the trial waits.
         num_params: learned parameters; None until counted.
         val_accuracy, val_loss: after the last trained epoch; None without one.
-        curve: metrics of every trained epoch.
         reason: why it ended before its last epoch.
         is_over_budget: whether it was rejected before training; such a trial takes no slot.
         rejected: number of over-budget proposals that were drawn before this one.
@@ -73,8 +70,6 @@ class TrialRecord:
         attempt: identifies the last attempt; None in a store of version 0.1.
         run_id, model_id: of its MLflow run and logged model.
         device: device and compute mode.
-        version: of mnist-search.
-        traceback: of the exception that failed it.
         task: what a final trial trains; None for a trial of a search.
         test_accuracy, test_loss: of a final trial after the last epoch.
     """
@@ -115,18 +110,15 @@ class TrialRecord:
 
     @property
     def best_epoch_accuracy(self) -> float | None:
-        """The highest test accuracy of any epoch of a final trial that evaluates every epoch.
-
-        Authors report it; it never selects.
-        """
+        """The highest test accuracy of any epoch of a final trial, as authors report it; it never selects."""
         accuracies = [epoch.val_accuracy for epoch in self.curve if epoch.val_accuracy is not None]
         return max(accuracies, default=None) if self.task else None
 
     @property
     def is_open(self) -> bool:
         """Whether a final trial must still be trained: unfinished, or failed other than by divergence."""
-        failed = self.state == "FAIL" and not str(self.reason).startswith("diverged")
-        return failed or not self.is_finished
+        has_diverged = str(self.reason).startswith("diverged")
+        return not self.is_finished or (self.state == "FAIL" and not has_diverged)
 
     @property
     def seconds(self) -> float | None:
@@ -142,20 +134,24 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudyRecord:
-    """One stored study.
-
-    Attributes:
-        uid: unique across stores.
-        n_trials: requested number of trained trials.
-        trials: every trial, by number.
-    """
+class StoredTrials:
+    """Every trial of one stored study of either kind, by number; the study's ``uid`` is unique across stores."""
 
     name: str
     uid: str
+    trials: Sequence[TrialRecord]
+
+    def trial(self, number: int) -> TrialRecord | None:
+        """The trial with this number."""
+        return next((trial for trial in self.trials if trial.number == number), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord(StoredTrials):
+    """One stored search study; ``n_trials`` is the requested number of trained trials."""
+
     config: StudyConfig
     n_trials: int
-    trials: Sequence[TrialRecord]
 
     @property
     def slots(self) -> list[TrialRecord]:
@@ -170,10 +166,8 @@ class StudyRecord:
     @property
     def ranked(self) -> list[TrialRecord]:
         """Complete trials within the budget, best first."""
-        complete = (t for t in self.slots if t.state == "COMPLETE" and t.num_params is not None)
-        return sorted(
-            (t for t in complete if (t.num_params or 0) <= self.config.budget), key=lambda t: t.rank
-        )
+        fitting = (t for t in self.slots if 0 < (t.num_params or 0) <= self.config.budget)
+        return sorted((t for t in fitting if t.state == "COMPLETE"), key=lambda t: t.rank)
 
     @property
     def best(self) -> TrialRecord | None:
@@ -190,24 +184,12 @@ class StudyRecord:
         """Number of trained epochs of all trials."""
         return sum(trial.epochs for trial in self.trials)
 
-    def trial(self, number: int) -> TrialRecord | None:
-        """The trial with this number."""
-        return next((trial for trial in self.trials if trial.number == number), None)
-
     def row(self, trial: TrialRecord) -> dict[str, Any]:
         """A trial for a table, without its params and its curve."""
+        names = ["number", "state", "num_params", "val_accuracy", "val_loss", "epochs", "seconds"]
+        names += ["run_id", "model_id", "reason"]
         is_sampled = self.config.space.architecture_params.keys() <= trial.params.keys()
-        return {
-            "number": trial.number,
-            "state": trial.state,
-            "num_params": trial.num_params,
-            "val_accuracy": trial.val_accuracy,
-            "val_loss": trial.val_loss,
-            "epochs": trial.epochs,
-            "seconds": trial.seconds,
-            "run_id": trial.run_id,
-            "model_id": trial.model_id,
-            "reason": trial.reason,
+        return {name: getattr(trial, name) for name in names} | {
             "rejected_draws": trial.rejected,
             "device": trial.device,
             "architecture": str(self.config.space.architecture(trial.params)) if is_sampled else None,
@@ -250,22 +232,13 @@ class FinalTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinalsRecord:
-    """Final trials of one search study, or of the baselines.
-
-    Attributes:
-        uid: unique across stores.
-        trials: every trial, by number.
-    """
-
-    name: str
-    uid: str
-    trials: Sequence[TrialRecord]
+class FinalsRecord(StoredTrials):
+    """Final trials of one search study, or of the baselines."""
 
     @property
     def n_trials(self) -> int:
-        """Number of trials, without those that were replaced."""
-        return len(self.current)
+        """Number of trials, without those that were replaced or that an earlier round left unfinished."""
+        return len(self.done) + sum(not trial.is_finished for trial in self.of_round(self.rounds))
 
     @property
     def done(self) -> list[TrialRecord]:
@@ -285,10 +258,6 @@ class FinalsRecord:
     def of_round(self, number: int) -> list[TrialRecord]:
         """The last trial of every task of a round."""
         return [trial for trial in self.current if trial.task and trial.task.round == number]
-
-    def trial(self, number: int) -> TrialRecord | None:
-        """The trial with this number."""
-        return next((trial for trial in self.trials if trial.number == number), None)
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:

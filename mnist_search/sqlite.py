@@ -19,7 +19,7 @@ def table_names(path: Path) -> set[str]:
 
 
 def query(path: Path, sql: str) -> list[tuple[object, ...]]:
-    """Rows of a read-only query; UnusableConfiguration if it is no readable SQLite database, TryAgain if locked."""
+    """Rows of a query; UnusableConfiguration if it is no readable SQLite database, TryAgain if locked."""
     try:
         if path.is_dir() or _first_bytes(path) != HEADER:
             raise UnusableConfiguration(f"{path} is not a SQLite database; name another file")

@@ -2,14 +2,7 @@
 
 from search_space.architecture import Architecture
 from search_space.budget import ParameterBudget
-from search_space.space import BudgetTooSmall, SearchSpace, TrialConfig
+from search_space.space import SearchSpace, TrialConfig
 from search_space.training_config import TrainingConfig
 
-__all__ = [
-    "Architecture",
-    "BudgetTooSmall",
-    "ParameterBudget",
-    "SearchSpace",
-    "TrainingConfig",
-    "TrialConfig",
-]
+__all__ = ["Architecture", "ParameterBudget", "SearchSpace", "TrainingConfig", "TrialConfig"]

@@ -3,8 +3,6 @@
 Shapes have no batch dimension: ``(channels, height, width)`` for maps, ``(features,)`` for vectors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -203,28 +201,24 @@ class Architecture:
         The totals are those of torchsummary: the forward/backward pass size counts every output and
         its gradient, and MB means 1024 * 1024 bytes.
         """
-        header = ("Layer", "Output size", "Parameters", "Multiply-adds", "Activation bytes")
-        lines = ["{:<18}{:>16}{:>14}{:>16}{:>18}".format(*header)]
-        rule = "-" * len(lines[0])
-        lines.append(rule)
-        activations = 0
-        for number, cost in enumerate(self.costs(), 1):
-            name, size = f"{type(cost.layer).__name__}-{number}", prod(cost.output_shape)
-            counts = f"{cost.num_params:>14,}{cost.multiply_adds:>16,}{4 * size:>18,}"
-            lines.append(f"{name:<18}{list(cost.output_shape)!s:>16}{counts}")
+        row = "{:<18}{:>16}{:>14}{:>16}{:>18}".format
+        header = row("Layer", "Output size", "Parameters", "Multiply-adds", "Activation bytes")
+        rows, activations = [], 0
+        for number, (layer, shape, num_params, multiply_adds) in enumerate(self.costs(), 1):
+            name, size = f"{type(layer).__name__}-{number}", prod(shape)
+            counts = (f"{count:,}" for count in (num_params, multiply_adds, 4 * size))
+            rows.append(row(name, str(list(shape)), *counts))
             activations += size
-        num_params = self.num_params()
-        sizes = [4 * n / 2**20 for n in (prod(INPUT_SHAPE), 2 * activations, num_params)]
+        rule, total = "-" * len(header), self.num_params()
+        sizes = [4 * n / 2**20 for n in (prod(INPUT_SHAPE), 2 * activations, total)]
         names = ("Input size", "Forward/backward pass size", "Params size", "Estimated total size")
-        lines += [
-            rule,
-            f"Total params: {num_params:,}",
-            f"Trainable params: {num_params:,}",
+        totals = (
+            f"Total params: {total:,}",
+            f"Trainable params: {total:,}",
             f"Total multiply-adds: {self.multiply_adds():,}",
-            rule,
-            *(f"{n} (MB): {size:.3f}" for n, size in zip(names, (*sizes, sum(sizes)), strict=True)),
-        ]
-        return "\n".join(lines)
+        )
+        mib = (f"{n} (MB): {size:.3f}" for n, size in zip(names, (*sizes, sum(sizes)), strict=True))
+        return "\n".join((header, rule, *rows, rule, *totals, rule, *mib))
 
     def __str__(self) -> str:
         """Short notation, such as ``16v-P-8x1-16-G-fc10``.

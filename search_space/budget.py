@@ -1,7 +1,5 @@
 """The parameter budget, checked with closed forms."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

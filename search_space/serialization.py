@@ -1,7 +1,5 @@
 """Architectures and training configurations to JSON-compatible values and back."""
 
-from __future__ import annotations
-
 from dataclasses import fields, is_dataclass
 from typing import Any
 

@@ -4,14 +4,12 @@ Every param is always suggested, including those that a shallow network does not
 trial has the same distributions and a sampler can model them jointly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import ceil, prod, sqrt
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -31,19 +29,6 @@ HEADS: dict[str, tuple[arch.Layer, ...]] = {
 MIN_UNPADDED_SIZE = 5  # smaller maps are padded: unpadded convolutions would reduce them to nothing
 
 
-class BudgetTooSmall(ValueError):
-    """No network of a space is within the budget."""
-
-    def __init__(self, space: SearchSpace, budget: int) -> None:
-        bounds = (("width", space.width, 1), ("depth", space.depth, 3))
-        lower = [f"{name} (now {low}:{high})" for name, (low, high), floor in bounds if low > floor]
-        super().__init__(
-            f"no network of this space has {budget:,} parameters or fewer: the smallest has "
-            f"{space.smallest:,}; raise the budget to {space.smallest:,}"
-            + (f" or lower {' and '.join(lower)}" if lower else "")
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class TrialConfig:
     """The architecture and training of one set of params."""
@@ -56,18 +41,13 @@ class TrialConfig:
 class SearchSpace:
     """Blocks of 3x3 convolution, batch norm, ReLU and dropout; one or two pooling layers; a head.
 
-    Attributes:
-        depth: minimum and maximum number of blocks.
-        width: minimum and maximum number of channels of a block.
-        epochs: epochs of a complete training run.
-
     Raises:
         ValueError: invalid bounds.
     """
 
-    depth: tuple[int, int] = (3, 7)
-    width: tuple[int, int] = (4, 30)
-    epochs: int = 15
+    depth: tuple[int, int] = (3, 7)  # minimum and maximum number of blocks
+    width: tuple[int, int] = (4, 30)  # minimum and maximum number of channels of a block
+    epochs: int = 15  # of a complete training run
 
     def __post_init__(self) -> None:
         if not 3 <= self.depth[0] <= self.depth[1] <= 12:
@@ -78,20 +58,25 @@ class SearchSpace:
             raise ValueError(f"epochs must be within 1:10000, not {self.epochs}")
 
     @classmethod
-    def for_budget(cls, budget: int, **bounds: Any) -> SearchSpace:
+    def for_budget(cls, budget: int, **bounds: Any) -> Self:
         """The space with default bounds for a budget, unless others are given.
 
         A 3x3 convolution from C to C channels has 9 C^2 parameters, so the maximum width is
         sqrt(budget / 9), and the minimum is a seventh of it.
 
         Raises:
-            ValueError: invalid bounds.
-            BudgetTooSmall: no network of the space is within the budget.
+            ValueError: invalid bounds, or no network of the space is within the budget.
         """
         widest = min(max(4, ceil(sqrt(budget / 9))), 512)
         space = cls(**{"width": (max(2, widest // 7), widest)} | bounds)
         if space.smallest > budget:
-            raise BudgetTooSmall(space, budget)
+            limits = (("width", space.width, 1), ("depth", space.depth, 3))
+            lower = [f"{name} (now {low}:{high})" for name, (low, high), floor in limits if low > floor]
+            raise ValueError(
+                f"no network of this space has {budget:,} parameters or fewer: the smallest has "
+                f"{space.smallest:,}; raise the budget to {space.smallest:,}"
+                + (f" or lower {' and '.join(lower)}" if lower else "")
+            )
         return space
 
     @cached_property
@@ -142,9 +127,7 @@ class SearchSpace:
         """Build the architecture; params that it does not use are ignored."""
         layers: list[arch.Layer] = []
         size = arch.INPUT_SHAPE[1]
-        pools = {params["pool_1"]}
-        if params["pool_2"]:
-            pools.add(params["pool_1"] + params["pool_2"])
+        pools = {params["pool_1"], params["pool_1"] + params["pool_2"]}
         for block in range(1, params["depth"] + 1):
             padded = params["padding"] == "same" or size < MIN_UNPADDED_SIZE
             layers += self._block(params, params[f"width_{block}"], padding=int(padded))
@@ -164,11 +147,18 @@ class SearchSpace:
 
     def training(self, params: Params) -> cfg.TrainingConfig:
         """Build the training configuration."""
+        schedules: dict[str, cfg.Schedule] = {
+            "one_cycle": cfg.OneCycle(),
+            "cosine": cfg.Cosine(),
+            "step": cfg.Step(step_size=max(1, round(0.4 * self.epochs))),
+            "plateau": cfg.Plateau(),
+            "constant": cfg.Constant(),
+        }
         return cfg.TrainingConfig(
             epochs=self.epochs,
             batch_size=params["batch_size"],
             optimizer=_optimizer(params),
-            schedule=_schedule(params["schedule"], self.epochs),
+            schedule=schedules[params["schedule"]],
             label_smoothing=params["label_smoothing"],
             augmentation=cfg.Augmentation.of_strength(params["augmentation"]),
         )
@@ -239,14 +229,3 @@ def _optimizer(params: Params) -> cfg.Optimizer:
     if params["optimizer"] == "sgd":
         return cfg.SGD(params["sgd_lr"], nesterov=True, weight_decay=params["weight_decay"])
     return cfg.Adam(params["adamw_lr"], weight_decay=params["weight_decay"], decoupled=True)
-
-
-def _schedule(kind: str, epochs: int) -> cfg.Schedule:
-    schedules: dict[str, cfg.Schedule] = {
-        "one_cycle": cfg.OneCycle(),
-        "cosine": cfg.Cosine(),
-        "step": cfg.Step(step_size=max(1, round(0.4 * epochs))),
-        "plateau": cfg.Plateau(),
-        "constant": cfg.Constant(),
-    }
-    return schedules[kind]

@@ -1,9 +1,7 @@
 """Training configuration: optimizer, schedule, augmentation and weight averaging, as frozen dataclasses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Augmentation:
         return (self.rotation, self.translation, self.scale, self.shear) == (0, (0, 0), (1, 1), 0)
 
     @classmethod
-    def of_strength(cls, strength: float) -> Augmentation:
+    def of_strength(cls, strength: float) -> Self:
         """A single strength to search over; 1 is 15 degrees rotation, 10 % shift and scale, 10 degrees shear."""
         shift = 0.1 * strength
         scale = 1 - shift, 1 + shift

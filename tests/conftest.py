@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from search_space import SearchSpace
 
 set_defaults()
 torch.set_num_threads(1)
+# A shell ignores SIGINT in background jobs, and the commands that the tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 COMMAND_TIMEOUT = 110
 
 
@@ -75,11 +79,34 @@ def study_config():
     )
 
 
-@pytest.fixture
-def store(tmp_path):
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A file with the tables of a store, whose creation takes a third of a second."""
     from mnist_search.storage.database import Store
 
+    file = tmp_path_factory.mktemp("store") / "store.db"
+    Store.open_or_create(f"sqlite:///{file}").close()
+    return file
+
+
+@pytest.fixture
+def store(tmp_path, empty_store):
+    from mnist_search.storage.database import Store
+
+    shutil.copy(empty_store, tmp_path / "store.db")
     return Store.open_or_create(f"sqlite:///{tmp_path}/store.db")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A database of MLflow, whose creation takes seconds."""
+    from mnist_search.tracking.runs import raise_log_levels
+    from mnist_search.tracking.setup import create_database
+
+    raise_log_levels()
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    create_database(file)
+    return file
 
 
 @dataclass

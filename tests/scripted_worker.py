@@ -3,8 +3,9 @@
 import os
 import signal
 
-from mnist_search.execution.events import WorkerDone
-from mnist_search.execution.process import connect_to_parent, exit_without_teardown
+from mnist_search.execution.events import ProcessEvent
+from mnist_search.execution.process import connect_to_parent
+from mnist_search.process_env import exit_without_teardown
 
 
 def run(connection, script):
@@ -24,5 +25,5 @@ def run(connection, script):
 
 if __name__ == "__main__":
     connection, script = connect_to_parent()
-    run(connection, [*script, WorkerDone()])
+    run(connection, [*script, ProcessEvent.DONE])
     exit_without_teardown(0)

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from optuna.storages import RDBStorage
 
-from mnist_search.data.dataset import Digits, Split, shuffle
+from mnist_search.data.dataset import Split
 from search_space.training_config import SGD, Adam
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +72,7 @@ def mlflow_server(folder, port):
 
 def make_split(digits, train, val, seed):
     """Split some digits as ``load_split`` splits all of them."""
-    order = shuffle(digits.images[:, 0].numpy(), digits.labels.numpy(), seed)
-    return Split.of(Digits.from_arrays(*order), train, val, torch.device("cpu"))
+    return Split.of(digits, train, val, seed)
 
 
 def text_file(path):

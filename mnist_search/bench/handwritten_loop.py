@@ -4,12 +4,8 @@
 ``tqdm`` bar at every step. It is not tuned, except for the number of loader processes.
 """
 
-from __future__ import annotations
-
 import io
-import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from multiprocessing import get_all_start_methods
 from typing import Any, TypeAlias
 
@@ -26,8 +22,6 @@ from mnist_search.training.model import MEAN, REFERENCE_LAYERS, STD, modules
 from search_space.training_config import SGD, Adam, Augmentation
 
 Transform: TypeAlias = Callable[[Image.Image], torch.Tensor]
-Step: TypeAlias = tuple[int, float, float]
-"""Number of images, loss, and accuracy of the epoch so far."""
 
 
 class PilDigits(Dataset[tuple[torch.Tensor, int]]):
@@ -56,8 +50,7 @@ def baseline_transforms(augmentation: Augmentation) -> Transform:
         steps.append(transforms.RandomRotation(augmentation.rotation, mode, fill=fill))
     translation, scale, shear = augmentation.translation, augmentation.scale, augmentation.shear
     if shear or translation != (0.0, 0.0) or scale != (1.0, 1.0):
-        angles = (-shear, shear) if shear else None
-        steps.append(transforms.RandomAffine(0, translation, scale, angles, mode))
+        steps.append(transforms.RandomAffine(0, translation, scale, (-shear, shear) if shear else None, mode))
     steps += [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
     composed: Transform = transforms.Compose(steps)
     return composed
@@ -65,10 +58,11 @@ def baseline_transforms(augmentation: Augmentation) -> Transform:
 
 def handwritten_loop(
     recipe: Recipe, digits: Digits, num_workers: int, device: str = "cpu", epochs: int = 1
-) -> Iterator[Step]:
+) -> Iterator[tuple[int, float, float]]:
     """Train ``recipe`` as its author does, at a constant learning rate, in ``epochs`` passes over ``digits``.
 
-    A ``DataLoader`` with ``num_workers`` processes transforms the images on the CPU. Yields every step.
+    A ``DataLoader`` with ``num_workers`` processes transforms the images on the CPU. Yields the
+    number of images, the loss, and the accuracy of the epoch so far, at every step.
     """
     loader = DataLoader(
         PilDigits(digits, baseline_transforms(recipe.training.augmentation)),
@@ -79,10 +73,9 @@ def handwritten_loop(
         multiprocessing_context=get_all_start_methods()[0] if num_workers else None,
     )
     network = nn.Sequential(*modules(recipe.architecture, REFERENCE_LAYERS)).to(device)
-    optimizer: torch.optim.Optimizer
     match recipe.training.optimizer:
         case SGD(lr, momentum):
-            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum)
         case Adam(lr, decay):
             optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=decay)
     network.train()
@@ -100,14 +93,3 @@ def handwritten_loop(
                 total += len(labels)
                 bar.set_description(f"loss={loss.item():.4f} accuracy={100 * correct / total:.2f}")
                 yield len(labels), loss.item(), correct / total
-
-
-def images_per_second(
-    steps: Iterator[Step], warm_up: int, timed: int, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Images per second of ``timed`` steps, after ``warm_up`` steps that are not timed."""
-    for _ in range(warm_up):
-        next(steps)
-    started = clock()
-    images = sum(images for images, *_ in islice(steps, timed))
-    return images / (clock() - started)

@@ -1,7 +1,5 @@
 """What the measurements share: the amount of work, processes that take tasks, and the form of a result."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -18,25 +16,15 @@ from mnist_search.training.device import usable_cores, use_one_thread
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The amount of work; the defaults are the full benchmark on a CPU.
-
-    Attributes:
-        data_dir: the MNIST files.
-        device: cuda, mps or cpu.
-        rounds: alternations of compared measurements.
-        handwritten_steps, project_steps: timed steps of each training loop in each round.
-        all_baselines: measure every baseline instead of seed-001 only.
-        epochs, train_images, val_images: of each trial of a timed study.
-        trials_per_worker, keep_models, mlflow: of a timed study.
-    """
+    """The amount of work; the defaults are the full benchmark on a CPU."""
 
     data_dir: Path
     device: str
-    rounds: int = 3
-    handwritten_steps: int = 60
+    rounds: int = 3  # alternations of compared measurements
+    handwritten_steps: int = 60  # timed steps of each training loop in each round
     project_steps: int = 60
-    all_baselines: bool = True
-    epochs: int = 3
+    all_baselines: bool = True  # instead of seed-001 only
+    epochs: int = 3  # this and what follows: of a timed study
     train_images: int = 10_000
     val_images: int = 2000
     trials_per_worker: int = 2
@@ -54,8 +42,8 @@ QUICK: dict[str, Any] = {
     "epochs": 1, "train_images": 4000, "trials_per_worker": 1, "keep_models": 0,
 }  # fmt: skip
 """Keeps no model: with one trial per worker it would be logged outside the timed part."""
+# Whole epochs and whole trials, since shorter ones are too short to time.
 FULL_ON_A_GPU: dict[str, Any] = {"rounds": 2, "project_steps": 390, "epochs": 15, "train_images": 50_000}
-"""Whole epochs and whole trials, since shorter ones are too short to time."""
 
 
 def start_processes(number: int, data_dir: Path, device: str, *, one_thread: bool) -> ProcessPoolExecutor:
@@ -80,19 +68,14 @@ def _initialize(data_dir: Path, device: str, one_thread: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A measured quantity: the median of its rounds and their range.
+    """A measured quantity: the median of its rounds and their range."""
 
-    Attributes:
-        name: stable across machines and versions, so that results can be compared.
-        note: the conditions of the measurement.
-    """
-
-    name: str
+    name: str  # stable across machines and versions, so that results can be compared
     median: float
     unit: str
     min: float
     max: float
-    note: str
+    note: str  # the conditions of the measurement
 
 
 def result(name: str, unit: str, rounds: Sequence[float], note: str = "") -> Result:
@@ -100,8 +83,6 @@ def result(name: str, unit: str, rounds: Sequence[float], note: str = "") -> Res
     return Result(name, median(rounds), unit, min(rounds), max(rounds), note)
 
 
-def ratio_result(
-    name: str, numerators: Sequence[float], denominators: Sequence[float], note: str = ""
-) -> Result:
+def ratio_result(name: str, numerators: Sequence[float], denominators: Sequence[float], note: str) -> Result:
     """The ratio of two measurements, computed in each round."""
     return result(name, "x", [a / b for a, b in zip(numerators, denominators, strict=True)], note)

@@ -1,7 +1,5 @@
 """The overhead around training: counting parameters, proposing, starting, the sync with MLflow."""
 
-from __future__ import annotations
-
 import gc
 import subprocess
 import sys
@@ -29,8 +27,7 @@ from mnist_search.training.device import ComputeMode
 STORED_TRIALS = 500
 EPOCHS = 15
 
-seconds_of = partial(repeat, setup=gc.enable, number=1)
-"""Seconds of each of some calls, with garbage collection, which ``timeit`` disables by default."""
+seconds_of = partial(repeat, setup=gc.enable, number=1)  # of each call, with garbage collection
 
 
 def budget_count(rounds: int) -> Result:
@@ -46,13 +43,9 @@ def suggestion(rounds: int) -> Result:
     """Milliseconds of a proposal within the budget, with 500 finished trials in the study."""
     study_config = reference.study_config(epochs=EPOCHS)
     rng = np.random.RandomState(0)
-
-    def objective(trial: optuna.Trial) -> float:
-        study_config.space.suggest(trial)
-        return rng.uniform(0.98, 0.995)
-
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-    study.optimize(objective, n_trials=STORED_TRIALS)
+    for _ in range(STORED_TRIALS):
+        study.tell(study.ask(study_config.space.distributions), rng.uniform(0.98, 0.995))
     study.ask()
     trial = study.trials[-1]
 
@@ -91,26 +84,20 @@ def _sync_cpu_seconds(data_dir: Path, folder: Path) -> float:
     split = reference.cached_split(data_dir, "cpu")
     data = Split(split.train[:256], split.val[:256])
     store = Store.open_or_create(f"sqlite:///{folder}/sync.db")
-    search_study = SearchStudy.open_or_create(store, "sync", reference.study_config(epochs=EPOCHS), 2)
+    study = SearchStudy.open_or_create(store, "sync", reference.study_config(epochs=EPOCHS), 2)
     config = make_tracking_config(f"sqlite:///{folder}/mlflow.db", "bench")
     sync = StudySync(TrackedStudy(store, "sync"), config, data_dir, notify=lambda _text: None)
     started = 0.0
     for _ in range(2):
-        search_study.study.enqueue_trial(reference.PARAMS)
-        _train(search_study, data)
+        study.study.enqueue_trial(reference.PARAMS)
+        claim = study.claim()
+        assert claim is not None
+        report = partial(study.queue.report, claim)
+        context = TrialContext(
+            compute_mode=ComputeMode(), checkpoint=lambda: None, on_start=lambda *_: None, report=report
+        )
+        trial = run_search_trial(claim.trial, study.config, data, context)
+        study.queue.finish(claim, trial.state, trial.values, safetensors=trial.safetensors, keep=2)
         started = time.process_time()
         sync.sync()
     return time.process_time() - started
-
-
-def _train(search_study: SearchStudy, data: Split) -> None:
-    queue, claim = search_study.queue, search_study.claim()
-    assert claim is not None
-    context = TrialContext(
-        compute_mode=ComputeMode(),
-        checkpoint=lambda: None,
-        on_start=lambda _num_params, _epochs: None,
-        report=lambda metrics: queue.report(claim, metrics),
-    )
-    trial = run_search_trial(claim.trial, search_study.config, data, context)
-    queue.finish(claim, trial.state, trial.values, safetensors=trial.safetensors, keep=2)

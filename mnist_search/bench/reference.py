@@ -1,7 +1,5 @@
 """The reference network of about 7,500 parameters, and the images that it trains on."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,8 @@ from search_space import SearchSpace
 
 BUDGET = 8000
 
-PARAMS: dict[str, Any] = {
-    **defaults.TEMPLATE,
-    "width_6": 8,
-    "width_7": 8,
-    "optimizer": "sgd",
-    "sgd_lr": 0.05,
-    "adamw_lr": 0.01,
-    "weight_decay": 1e-4,
-    "schedule": "one_cycle",
-    "batch_size": 128,
-    "label_smoothing": 0.0,
-    "augmentation": 0.5,
-}
+_CHANGES = {"width_6": 8, "width_7": 8, "sgd_lr": 0.05, "adamw_lr": 0.01, "batch_size": 128}
+PARAMS: dict[str, Any] = {**defaults.TEMPLATE, **defaults.TRAINING_PARAMS, **_CHANGES}
 """Widths 8-16, max pool, 1x1 convolution to 8, 12-16-20, global average pool; batches of 128."""
 
 
@@ -40,11 +27,9 @@ def study_config(**values: Any) -> StudyConfig:
 def recipe(**params: Any) -> Recipe:
     """The reference as a recipe, with ``params`` replaced."""
     config = SearchSpace.for_budget(BUDGET).suggest(FixedTrial(PARAMS | params))
-    count = config.architecture.num_params()
-    return Recipe(
-        name="reference", source="mnist-search", architecture=config.architecture, training=config.training,
-        reported=ReportedResult(num_params=count, test_accuracy=0.0, wording="none; for timing only"),
-    )  # fmt: skip
+    architecture, training = config.architecture, config.training
+    reported = ReportedResult(architecture.num_params(), test_accuracy=0.0, wording="none; for timing only")
+    return Recipe(name="reference", architecture=architecture, training=training, reported=reported)
 
 
 @cache

@@ -1,7 +1,5 @@
 """The benchmark: every measurement in order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +17,7 @@ from mnist_search.training.device import describe_device, resolve_device, usable
 
 
 def measure(data_dir: Path | None, device_name: str, folder: Path, *, quick: bool) -> Iterator[Result]:
-    """Run every measurement; yields each result when it is available.
-
-    Args:
-        data_dir: the MNIST files; None for the cache.
-        device_name: auto, cuda, mps or cpu.
-        folder: an empty folder for the stores of the timed studies.
-        quick: measure one round of little work.
-    """
+    """Run every measurement, with stores in an empty folder; yields each result when it is available."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     device, data_dir = resolve_device(device_name).type, mnist.resolve_data_dir(data_dir).absolute()
     changes = QUICK if quick else FULL_ON_A_GPU if device == "cuda" else {}

@@ -1,41 +1,43 @@
 """Training throughput in images per second, of the project's loop and of the handwritten one."""
 
-from __future__ import annotations
-
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from timeit import repeat
 
 import torch
 
 from experiments.recipe import Recipe
-from mnist_search.bench.handwritten_loop import handwritten_loop, images_per_second
+from mnist_search.bench.handwritten_loop import handwritten_loop
 from mnist_search.bench.measurement import Result, Workload, ratio_result, result
 from mnist_search.bench.reference import cached_split
 from mnist_search.training.device import select_compute_mode, usable_cores
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
 
-EPOCH_IMAGES = 50_000
-"""Training images of a search by default."""
+EPOCH_IMAGES = 50_000  # training images of a search by default
 
 
-def project_rate(data_dir: Path, device: str, recipe: Recipe, steps: int) -> float:
+def project_rate(work: Workload, recipe: Recipe) -> float:
     """Images per second of one process, in the second of two short epochs."""
-    train = cached_split(data_dir, device).train[: steps * recipe.training.batch_size]
+    train = cached_split(work.data_dir, work.device).train[: work.project_steps * recipe.training.batch_size]
     config = replace(recipe.training, epochs=2)
-    compute_mode = select_compute_mode(torch.device(device))
+    compute_mode = select_compute_mode(torch.device(work.device))
     *_, last = fit(build(recipe.architecture, 0), train, None, config, seed=0, compute_mode=compute_mode)
     return last.samples_per_second
 
 
-def handwritten_rate(data_dir: Path, device: str, recipe: Recipe, steps: int, num_workers: int) -> float:
+def handwritten_rate(work: Workload, recipe: Recipe, steps: int, num_workers: int) -> float:
     """Images per second of the handwritten loop after eight steps, in which its loader processes start."""
-    loop = handwritten_loop(recipe, cached_split(data_dir, "cpu").train, num_workers, device)
-    return images_per_second(loop, 8, steps)
+    loop = handwritten_loop(recipe, cached_split(work.data_dir, "cpu").train, num_workers, work.device)
+    for _ in range(8):
+        next(loop)
+    started = time.perf_counter()
+    images = sum(images for images, *_ in islice(loop, steps))
+    return images / (time.perf_counter() - started)
 
 
 def matmul_rate(size: int) -> float:
@@ -50,9 +52,6 @@ class LoopBenchmark:
 
     On a CPU the project's loop runs in one process per core with one thread each. The handwritten
     loop runs in one process with all threads and the fastest number of loader processes.
-
-    Attributes:
-        project, handwritten: the processes that the loops run in.
     """
 
     work: Workload
@@ -97,19 +96,17 @@ class LoopBenchmark:
 
     def _project_rate(self, recipe: Recipe) -> float:
         """Images per second of all processes."""
-        rate = partial(project_rate, self.work.data_dir, self.work.device, recipe)
-        return sum(self.project.map(rate, [self.work.project_steps] * self.work.processes))
+        return sum(self.project.map(partial(project_rate, self.work), [recipe] * self.work.processes))
 
     def _handwritten_rate(self, recipe: Recipe, steps: int, num_workers: int) -> float:
-        arguments = self.work.data_dir, self.work.device, recipe, steps, num_workers
-        return self.handwritten.submit(handwritten_rate, *arguments).result()
+        return self.handwritten.submit(handwritten_rate, self.work, recipe, steps, num_workers).result()
 
     def _core_ratio(self, recipe: Recipe) -> Result:
         """The loops in one process with one thread, one after the other."""
-        submit, arguments = self.project.submit, (self.work.data_dir, "cpu", recipe)
+        submit, steps = self.project.submit, self.work.handwritten_steps
         project, handwritten = [], []
         for _ in range(self.work.rounds):
-            project.append(submit(project_rate, *arguments, self.work.project_steps).result())
-            handwritten.append(submit(handwritten_rate, *arguments, self.work.handwritten_steps, 0).result())
+            project.append(submit(project_rate, self.work, recipe).result())
+            handwritten.append(submit(handwritten_rate, self.work, recipe, steps, 0).result())
         note = f"{recipe.name}, one thread each, no loader process"
         return ratio_result("handwritten_loop.core_ratio", project, handwritten, note)

@@ -11,6 +11,7 @@ import typer
 
 import mnist_search
 from mnist_search.cli import evaluate, export, search, setup, show
+from mnist_search.cli.options import expand_groups, option
 from mnist_search.errors import MnistSearchError
 from mnist_search.process_env import ExitWithoutTeardown, configure_logging, set_defaults
 
@@ -35,7 +36,7 @@ PANELS = {
 
 for panel, verbs in PANELS.items():
     for verb in verbs:
-        app.command(rich_help_panel=panel)(verb)
+        app.command(rich_help_panel=panel)(expand_groups(verb))
 
 
 def _print_version(requested: bool) -> None:
@@ -46,13 +47,10 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001 - run_cli reads it
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log worker and store activity to stderr.")
-    ] = False,
+    debug: Annotated[bool, option("Show the traceback of an error.", "--debug")] = False,  # noqa: ARG001 - run_cli reads it
+    verbose: Annotated[bool, option("Log worker and store activity to stderr.", "--verbose", "-v")] = False,
     version: Annotated[  # noqa: ARG001 - its callback prints it
-        bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+        bool, option("Print the version and exit.", "--version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Find the most accurate MNIST network that fits in N parameters."""

@@ -6,29 +6,28 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, echo
 
 from mnist_search.cli import options as opt
+from mnist_search.cli.options import option
 from mnist_search.cli.output import print_fields, print_rows
 from mnist_search.errors import MnistSearchError
 
 ModelFormat = StrEnum("ModelFormat", ["PT2", "ONNX", "SAFETENSORS"])
-FileArgument = Annotated[Path, typer.Argument(help="A .pt2, .onnx or .safetensors file.")]
+FileArgument = Annotated[Path, Argument(help="A .pt2, .onnx or .safetensors file.")]
 
 
 def export(
     study: opt.StudyArgument,
     to: Annotated[
-        list[ModelFormat] | None,
-        typer.Option("--to", help="File format; may be repeated.", show_default="pt2"),
+        list[ModelFormat] | None, option("File format; may be repeated.", "--to", show_default="pt2")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path(),
+    output: Annotated[Path, option("Folder to write into.", "--output", "-o")] = Path(),
     trial: Annotated[
-        int | None, typer.Option(min=0, help="Number of a trial to export instead of the champion.")
+        int | None, option("Number of a trial to export instead of the champion.", min=0)
     ] = None,
     publish: Annotated[
-        bool,
-        typer.Option("--publish", help="Write OUTPUT/BUDGET/model.* in every format; only after finalize."),
+        bool, option("Write OUTPUT/BUDGET/model.* in every format; only after finalize.", "--publish")
     ] = False,
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
@@ -40,7 +39,7 @@ def export(
     from mnist_search.evaluation.champion_files import export_champion
 
     for path in export_champion(storage, study, trial, to or [], output, publish=publish):
-        typer.echo(path)
+        echo(path)
 
 
 def verify(
@@ -57,7 +56,7 @@ def verify(
 
 def predict(
     file: FileArgument,
-    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files of one digit each.")],
+    images: Annotated[list[Path], Argument(help="PNG or JPEG files of one digit each.")],
     output_format: opt.FormatOption = "table",
 ) -> None:
     """Classify images of handwritten digits, with the probability of every digit.

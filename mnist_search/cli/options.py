@@ -2,95 +2,148 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-import typer
+from typer import Argument, Option
 
 from mnist_search.errors import UsageError
-from mnist_search.process_env import DATA, EXPERIMENT, STORAGE, TRACKING
+from mnist_search.process_env import DATA, EXPERIMENT, STORAGE, TRACKING, Setting
 
 if TYPE_CHECKING:
+    from mnist_search.execution.config import RunConfig
     from mnist_search.tracking.config import TrackingConfig
 
-DEFAULT_STORAGE, DEFAULT_TRACKING, DEFAULT_EXPERIMENT = STORAGE.default, TRACKING.default, EXPERIMENT.default
+DEFAULT_STORAGE, DEFAULT_TRACKING = STORAGE.default, TRACKING.default
 
 Format: TypeAlias = Literal["table", "json", "csv"]
 
-training = partial(typer.Option, rich_help_panel="Training")
-storage = partial(typer.Option, rich_help_panel="Storage and tracking")
-stopping = partial(typer.Option, rich_help_panel="Stop conditions")
+
+def option(text: str, *names: str, setting: Setting | None = None, **settings: Any) -> Any:
+    """An option with a help text, and with the environment variables of ``setting``."""
+    return Option(*names, help=text, envvar=list(setting.variables) if setting else None, **settings)
 
 
-def stored(default: str, *names: str, **settings: Any) -> Any:
+training = partial(option, rich_help_panel="Training")
+stopping = partial(option, rich_help_panel="Stop conditions")
+logging = partial(option, rich_help_panel="Storage and tracking")
+
+
+def stored(default: str, text: str, *names: str, **settings: Any) -> Any:
     """An option that takes the value of the stored study, or ``default`` in a new one."""
-    return typer.Option(*names, show_default=default, **settings)
+    return option(text, *names, show_default=default, **settings)
 
 
-StudyArgument = Annotated[str, typer.Argument(help="Name of the study.")]
+StudyArgument = Annotated[str, Argument(help="Name of the study.")]
 FormatOption = Annotated[
-    Format, typer.Option("--format", "-f", help="Output format: a table, one JSON document, or CSV.")
+    Format, option("Output format: a table, one JSON document, or CSV.", "--format", "-f")
 ]
 StorageOption = Annotated[
-    str,
-    typer.Option(
-        "--storage",
-        envvar=list(STORAGE.variables),
-        help="Study store: sqlite:///FILE or postgresql://USER@HOST/DATABASE.",
-    ),
+    str, option("Study store: sqlite:///FILE or postgresql://USER@HOST/DATABASE.", setting=STORAGE)
 ]
 TrackingOption = Annotated[
-    str,
-    typer.Option(
-        "--tracking-uri",
-        envvar=list(TRACKING.variables),
-        help="MLflow tracking URI: sqlite:///FILE or the URL of an MLflow server.",
-    ),
+    str, option("MLflow tracking URI: sqlite:///FILE or the URL of an MLflow server.", setting=TRACKING)
 ]
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        envvar=list(DATA.variables),
-        help="Folder of the MNIST IDX files, gzipped or not; downloaded into a cache by default.",
-        show_default=False,
-    ),
-]
-DepthOption = Annotated[
-    str | None, stored("3:7", "--depth", help="Minimum and maximum number of blocks, LOW:HIGH.")
-]
-WidthOption = Annotated[
-    str | None, stored("by budget", "--width", help="Minimum and maximum number of channels, LOW:HIGH.")
-]
-JobsOption = Annotated[str, training("--jobs", "-j", help="Concurrent trials: a number, or auto.")]
-DeviceOption = Annotated[
-    Literal["auto", "cuda", "mps", "cpu"], training("--device", help="Device to train on.")
-]
-PrecisionOption = Annotated[
-    Literal["auto", "bf16", "fp32"],
-    training(
-        "--precision",
-        help="Precision of training; auto is bf16 where the hardware computes in bf16 natively.",
-    ),
-]
-MlflowOption = Annotated[bool, storage("--mlflow/--no-mlflow", help="Log runs to MLflow.")]
-ExperimentNameOption = Annotated[
-    str,
-    storage("--mlflow-experiment", envvar=list(EXPERIMENT.variables), help="Name of the MLflow experiment."),
-]
-KeepOption = Annotated[
-    int, storage("--keep-models", min=0, help="Keep the weights of this many best networks.")
-]
-TimeoutOption = Annotated[str | None, stopping("--timeout", help="Stop after this time, such as 30m.")]
-TrialTimeoutOption = Annotated[str | None, stopping("--trial-timeout", help="Prune a trial after this time.")]
-TargetAccuracyOption = Annotated[
-    float | None, stopping("--target-accuracy", min=0.0, max=1.0, help="Stop at this validation accuracy.")
-]
-PatienceOption = Annotated[
-    int | None, stopping("--patience", min=1, help="Stop after this many trials without an improvement.")
-]
+DATA_HELP = "Folder of the MNIST IDX files, gzipped or not; downloaded into a cache by default."
+DataOption = Annotated[Path | None, option(DATA_HELP, setting=DATA, show_default=False)]
+DepthOption = Annotated[str | None, stored("3:7", "Minimum and maximum number of blocks, LOW:HIGH.")]
+WidthOption = Annotated[str | None, stored("by budget", "Minimum and maximum number of channels, LOW:HIGH.")]
+DeviceOption = Annotated[Literal["auto", "cuda", "mps", "cpu"], training("Device to train on.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Options of the verbs that show what a store has."""
+
+    output_format: FormatOption = "table"
+    storage: StorageOption = DEFAULT_STORAGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """Options of the verbs that train."""
+
+    jobs: Annotated[str, training("Concurrent trials: a number, or auto.", "--jobs", "-j")] = "auto"
+    device: DeviceOption = "auto"
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"],
+        training("Precision of training; auto is bf16 where the hardware computes in bf16 natively."),
+    ] = "auto"
+    timeout: Annotated[str | None, stopping("Stop after this time, such as 30m.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(WorkerOptions):
+    """Options of the verbs that search."""
+
+    trial_timeout: Annotated[str | None, stopping("Prune a trial after this time.")] = None
+    target_accuracy: Annotated[
+        float | None, stopping("Stop at this validation accuracy.", min=0.0, max=1.0)
+    ] = None
+    patience: Annotated[
+        int | None, stopping("Stop after this many trials without an improvement.", min=1)
+    ] = None
+    keep_models: Annotated[int, logging("Keep the weights of this many best networks.", min=0)] = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Options of the verbs that write to a store and to MLflow."""
+
+    storage: StorageOption = DEFAULT_STORAGE
+    tracking_uri: TrackingOption = DEFAULT_TRACKING
+    mlflow: Annotated[bool, logging("Log runs to MLflow.")] = True
+    mlflow_experiment: Annotated[str, logging("Name of the MLflow experiment.", setting=EXPERIMENT)] = (
+        EXPERIMENT.default
+    )
+    data_dir: DataOption = None
+
+    def tracking(self) -> TrackingConfig | None:
+        """Where runs are logged; None with ``--no-mlflow``."""
+        from mnist_search.tracking.config import make_tracking_config
+
+        return make_tracking_config(self.tracking_uri, self.mlflow_experiment) if self.mlflow else None
+
+
+def run_config(study: str, workers: WorkerOptions, stores: StoreOptions, **arguments: Any) -> RunConfig:
+    """The RunConfig of these options and of further arguments."""
+    from mnist_search.execution.config import RunConfig
+
+    return RunConfig(
+        study=study,
+        jobs=parse_jobs(workers.jobs),
+        device=workers.device,
+        precision=workers.precision,
+        storage=stores.storage,
+        mlflow=stores.tracking(),
+        data_dir=stores.data_dir,
+        **arguments,
+    )
+
+
+def expand_groups(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb for Typer, which sees an option per field in place of a parameter of a dataclass type."""
+    given = inspect.signature(verb, eval_str=True).parameters
+    groups: dict[str, Any] = {name: p.annotation for name, p in given.items() if is_dataclass(p.annotation)}
+
+    @wraps(verb)
+    def command(**options: Any) -> None:
+        for name, group in groups.items():
+            options[name] = group(**{field.name: options.pop(field.name) for field in fields(group)})
+        verb(**options)
+
+    shown: list[inspect.Parameter] = []
+    for name, parameter in given.items():
+        group = groups.get(name)
+        shown += inspect.signature(group, eval_str=True).parameters.values() if group else [parameter]
+    vars(command)["__signature__"] = inspect.Signature(shown)
+    return command
+
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -100,7 +153,7 @@ def parse_duration(text: str | None, option: str) -> float | None:
     if text is None:
         return None
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if "".join(number + unit for number, unit in parts) != text or not parts:
+    if not parts or "".join(map("".join, parts)) != text:
         raise UsageError(f"{option} takes a duration such as 90s, 30m or 1h30m, not {text!r}")
     total = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
     if total <= 0:
@@ -125,10 +178,3 @@ def parse_jobs(text: str) -> int | None:
     if not re.fullmatch(r"[1-9]\d{0,2}", text):
         raise UsageError(f"--jobs takes a number from 1 to 999, or auto, not {text!r}")
     return int(text)
-
-
-def tracking_config(enabled: bool, tracking_uri: str, experiment: str) -> TrackingConfig | None:
-    """The tracking configuration of these options; None with ``--no-mlflow``."""
-    from mnist_search.tracking.config import make_tracking_config
-
-    return make_tracking_config(tracking_uri, experiment) if enabled else None

@@ -34,7 +34,14 @@ def print_rows(rows: Sequence[Row], output_format: Format, columns: Sequence[str
             writer.writeheader()
             writer.writerows(rows)
         case "table":
-            _print_table(rows, columns)
+            table = Table(box=box.SIMPLE, pad_edge=False)
+            for name in columns:
+                numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+                label = name.replace("_", " ")
+                table.add_column(label, justify="right" if numeric else "left", overflow="fold")
+            for row in rows:
+                table.add_row(*(format_value(name, row.get(name)) for name in columns))
+            Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def print_fields(document: Row, output_format: Format) -> None:
@@ -55,16 +62,6 @@ def print_json(document: Any) -> None:
     """Print one JSON document."""
     json.dump(document, sys.stdout, indent=2, default=str)
     print()
-
-
-def _print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in columns:
-        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(format_value(name, row.get(name)) for name in columns))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def format_value(name: str, value: Any) -> str:

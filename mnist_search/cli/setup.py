@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import echo
 
 from mnist_search.cli import options as opt
+from mnist_search.cli.options import option
 from mnist_search.cli.output import print_fields, print_rows
 from mnist_search.errors import NotFound, UsageError
 
@@ -31,29 +32,29 @@ def init(storage: opt.StorageOption = opt.DEFAULT_STORAGE, data_dir: opt.DataOpt
     from mnist_search.storage.database import Store
 
     mnist.verify(mnist.resolve_data_dir(data_dir), mnist.TRAIN_FILES)
-    typer.echo(f"store ready: {Store.open_or_create(storage)}")
+    echo(f"store ready: {Store.open_or_create(storage)}")
 
 
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    port: Annotated[int, option("Port to listen on.", min=1, max=65535)] = 5000,
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
     tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
 ) -> None:
     """Serve the MLflow UI on localhost."""
-    from mnist_search.tracking.config import artifact_root, local_file, make_tracking_config
+    from mnist_search.tracking.config import local_file, make_tracking_config
 
-    uri = make_tracking_config(tracking_uri, "").tracking_uri
-    path = local_file(uri)
-    if path is None:
+    config = make_tracking_config(tracking_uri, "")
+    uri, path = config.tracking_uri, local_file(config.tracking_uri)
+    if path is None or config.artifact_root is None:
         raise UsageError(f"the runs are on a server: open {uri} in a browser")
     if not path.exists():
         raise NotFound(f"no MLflow database {path}; mnist-search run creates it")
-    typer.echo(f"MLflow:           http://127.0.0.1:{port}", err=True)
-    typer.echo(f"Optuna dashboard: pip install optuna-dashboard && optuna-dashboard {storage}", err=True)
+    echo(f"MLflow:           http://127.0.0.1:{port}", err=True)
+    echo(f"Optuna dashboard: pip install optuna-dashboard && optuna-dashboard {storage}", err=True)
     hosts = f"localhost:{port},127.0.0.1:{port}"
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", uri, "--artifacts-destination", artifact_root(path)),
+        *("--backend-store-uri", uri, "--artifacts-destination", config.artifact_root),
         *("--workers", "1", "--allowed-hosts", hosts),
     ]
     sys.stderr.flush()
@@ -61,9 +62,7 @@ def ui(
 
 
 def bench(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One round of a small workload, about a minute.")
-    ] = False,
+    quick: Annotated[bool, option("One round of a small workload, about a minute.", "--quick")] = False,
     device: opt.DeviceOption = "auto",
     data_dir: opt.DataOption = None,
     output_format: opt.FormatOption = "table",
@@ -78,7 +77,7 @@ def bench(
     results = []
     with tempfile.TemporaryDirectory(prefix="mnist-search-bench-") as folder:
         for result in measure(data_dir, device, Path(folder), quick=quick):
-            typer.echo(f"{result.name:40} {result.median:10.4g} {result.unit}", err=True)
+            echo(f"{result.name:40} {result.median:10.4g} {result.unit}", err=True)
             results.append(asdict(result))
-    typer.echo(describe_machine(device), err=True)
+    echo(describe_machine(device), err=True)
     print_rows(results, output_format, ("name", "median", "unit", "min", "max", "note"))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, echo
 
 from mnist_search.cli import options as opt
+from mnist_search.cli.options import option
 from mnist_search.cli.output import print_fields, print_json, print_rows
 from mnist_search.errors import DiskError, NotFound, UsageError
 
@@ -20,37 +21,35 @@ if TYPE_CHECKING:
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
 
 
-def load_studies(storage: str, names: list[str] | None = None) -> list[StudyRecord]:
+def load_studies(storage: str, *names: str) -> list[StudyRecord]:
     """The named studies, or every study of the store; NotFound without a store or such a study."""
     from mnist_search.storage import database, studies
 
     store = database.Store.open(storage)
-    selected = [studies.load(store, name) for name in names or ()] or studies.mnist_search_studies(store)
+    selected = [studies.load(store, name) for name in names] or studies.mnist_search_studies(store)
     return [studies.study_record(store, study) for study in selected]
 
 
-def _latest(storage: str) -> StudyRecord:
-    studies = load_studies(storage)
-    if not studies:
-        raise NotFound("the store has no studies; start one with mnist-search run --budget 8000")
-    return max(
-        studies, key=lambda s: max((t.started.timestamp() for t in s.trials if t.started), default=0.0)
-    )
-
-
 def status(
-    study: Annotated[str | None, typer.Argument(help="Name of the study.", show_default="the latest")] = None,
-    output_format: opt.FormatOption = "table",
-    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+    study: Annotated[str | None, Argument(help="Name of the study.", show_default="the latest")] = None,
+    *,
+    read: opt.ReadOptions,
 ) -> None:
     """Show the progress of a study: its trials by state, its best trial."""
-    record = load_studies(storage, [study])[0] if study else _latest(storage)
-    print_fields(study_status(record), output_format)
+    records = load_studies(read.storage, *([study] if study else []))
+    if not records:
+        raise NotFound("the store has no studies; start one with mnist-search run --budget 8000")
+    print_fields(study_status(max(records, key=_last_start)), read.output_format)
+
+
+def _last_start(record: StudyRecord) -> float:
+    return max((trial.started.timestamp() for trial in record.trials if trial.started), default=0.0)
 
 
 def study_status(record: StudyRecord) -> dict[str, Any]:
     """Progress of a study, as one document."""
-    states, best = [trial.state for trial in record.slots], record.best
+    states = [trial.state for trial in record.slots]
+    best = record.best and record.row(record.best)
     return {
         "study": record.name,
         "budget": record.config.budget,
@@ -63,61 +62,44 @@ def study_status(record: StudyRecord) -> dict[str, Any]:
         "waiting": states.count("WAITING"),
         "rejected": record.rejected,
         "trained_epochs": record.trained_epochs,
-        "best": best
-        and {
-            "number": best.number,
-            "val_accuracy": best.val_accuracy,
-            "num_params": best.num_params,
-            "architecture": str(record.config.space.architecture(best.params)),
-        },
+        "best": best and {key: best[key] for key in ("number", "val_accuracy", "num_params", "architecture")},
     }
 
 
-def studies(
-    output_format: opt.FormatOption = "table", storage: opt.StorageOption = opt.DEFAULT_STORAGE
-) -> None:
+def studies(read: opt.ReadOptions) -> None:
     """List the studies of the store."""
     columns = ("study", "budget", "trials_done", "n_trials", "best_val_accuracy", "rejected")
     rows = [
         study_status(record) | {"best_val_accuracy": record.best and record.best.val_accuracy}
-        for record in load_studies(storage)
+        for record in load_studies(read.storage)
     ]
-    print_rows(rows, output_format, columns)
+    print_rows(rows, read.output_format, columns)
 
 
-def trials(
-    study: opt.StudyArgument,
-    output_format: opt.FormatOption = "table",
-    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
-) -> None:
+def trials(study: opt.StudyArgument, read: opt.ReadOptions) -> None:
     """List the trials of a study."""
     columns = ("number", "state", "num_params", "val_accuracy", "epochs", "seconds", "reason", "architecture")
-    record = load_studies(storage, [study])[0]
-    print_rows([record.row(trial) for trial in record.trials], output_format, columns)
+    [record] = load_studies(read.storage, study)
+    print_rows([record.row(trial) for trial in record.trials], read.output_format, columns)
 
 
-def best(
-    study: opt.StudyArgument,
-    output_format: opt.FormatOption = "table",
-    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
-) -> None:
+def best(study: opt.StudyArgument, read: opt.ReadOptions) -> None:
     """Show the best trial of a study."""
-    record = load_studies(storage, [study])[0]
+    [record] = load_studies(read.storage, study)
     trial = record.best
     if trial is None:
         raise NotFound(f"study {study!r} has no complete trial; see mnist-search status {study}")
     document = {"study": study} | record.row(trial) | record.config.space.describe(trial.params)
-    print_fields(document, output_format)
+    print_fields(document, read.output_format)
 
 
 def explain(
     study: opt.StudyArgument,
-    number: Annotated[int, typer.Argument(metavar="trial", help="Number of the trial.", min=0)],
-    output_format: opt.FormatOption = "table",
-    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+    number: Annotated[int, Argument(metavar="trial", help="Number of the trial.", min=0)],
+    read: opt.ReadOptions,
 ) -> None:
     """Show a trial's layers, training configuration, learning curve and why it ended."""
-    record = load_studies(storage, [study])[0]
+    [record] = load_studies(read.storage, study)
     trial = record.trial(number)
     if trial is None:
         raise NotFound(f"study {study!r} has no trial {number}; mnist-search trials {study} lists them")
@@ -135,25 +117,21 @@ def explain(
             }
             for cost in config.architecture.costs()
         ]
-    if output_format == "json":
+    if read.output_format == "json":
         print_json(document | {"layers": layers, "curve": [epoch.to_dict() for epoch in trial.curve]})
         return
-    print_fields(document, output_format)
-    print_rows(layers, output_format, ("layer", "output", "num_params", "multiply_adds"))
+    print_fields(document, read.output_format)
+    print_rows(layers, read.output_format, ("layer", "output", "num_params", "multiply_adds"))
     curve = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
-    print_rows([epoch.to_dict() for epoch in trial.curve], output_format, curve)
+    print_rows([epoch.to_dict() for epoch in trial.curve], read.output_format, curve)
 
 
 def compare(
-    study: Annotated[list[str] | None, typer.Argument(help="Studies.", show_default="all")] = None,
-    published: Annotated[
-        bool, typer.Option("--published/--no-published", help="Include networks that others published.")
-    ] = True,
-    plot: Annotated[
-        Path | None, typer.Option(help="HTML file for a plot of accuracy against parameters.")
-    ] = None,
-    output_format: opt.FormatOption = "table",
-    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
+    study: Annotated[list[str] | None, Argument(help="Studies.", show_default="all")] = None,
+    *,
+    published: Annotated[bool, option("Include networks that others published.")] = True,
+    plot: Annotated[Path | None, option("HTML file for a plot of accuracy against parameters.")] = None,
+    read: opt.ReadOptions,
 ) -> None:
     """Compare the best network of each study with the baselines and with published networks.
 
@@ -165,20 +143,20 @@ def compare(
     """
     from mnist_search.report import comparison
 
-    rows = _load_rows(storage, study) + (comparison.published_rows() if published else [])
+    rows = _load_rows(read.storage, study or ()) + (comparison.published_rows() if published else [])
     rows.sort(key=lambda row: row["parameters"] or 0)
     if plot is not None:
         from mnist_search.report.plots import comparison_figure
 
         with _disk_errors(plot, "name another file with --plot"):
             plot.write_text(comparison_figure(rows).to_html())
-    print_rows(rows, output_format, comparison.COLUMNS)
+    print_rows(rows, read.output_format, comparison.COLUMNS)
 
 
 def leaderboard(
     file: Annotated[
         Path | None,
-        typer.Argument(help="Markdown file whose leaderboard is replaced.", show_default="standard output"),
+        Argument(help="Markdown file whose leaderboard is replaced.", show_default="standard output"),
     ] = None,
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
 ) -> None:
@@ -187,7 +165,7 @@ def leaderboard(
 
     table = leaderboard(_load_rows(storage))
     if file is None:
-        typer.echo(table)
+        echo(table)
         return
     with _disk_errors(file, "name another file"):
         before, begin, rest = file.read_text().partition(BEGIN)
@@ -197,11 +175,11 @@ def leaderboard(
         file.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 
-def _load_rows(storage: str, studies: list[str] | None = None) -> list[dict[str, Any]]:
+def _load_rows(storage: str, studies: Sequence[str] = ()) -> list[dict[str, Any]]:
     from mnist_search.report import comparison
 
     try:
-        return comparison.study_rows(storage, load_studies(storage, studies))
+        return comparison.study_rows(storage, load_studies(storage, *studies))
     except NotFound:
         if studies:
             raise
@@ -218,16 +196,13 @@ def _disk_errors(file: Path, advice: str) -> Iterator[None]:
 
 def report(
     study: opt.StudyArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
-    storage: opt.StorageOption = opt.DEFAULT_STORAGE,
-    tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
-    mlflow: opt.MlflowOption = True,
-    mlflow_experiment: opt.ExperimentNameOption = opt.DEFAULT_EXPERIMENT,
-    data_dir: opt.DataOption = None,
+    *,
+    output: Annotated[Path, option("File to write.", "--output", "-o")] = Path("report.html"),
+    stores: opt.StoreOptions,
 ) -> None:
     """Write a study as one self-contained HTML page, and log the page to the study's MLflow run."""
     from mnist_search.report.page import log_report
 
-    tracking = opt.tracking_config(mlflow, tracking_uri, mlflow_experiment)
-    log_report(storage, study, data_dir, output=output, tracking=tracking, warn=partial(typer.echo, err=True))
-    typer.echo(output)
+    tracking, warn = stores.tracking(), partial(echo, err=True)
+    log_report(stores.storage, study, stores.data_dir, output=output, tracking=tracking, warn=warn)
+    echo(output)

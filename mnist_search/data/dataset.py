@@ -22,8 +22,7 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: slice) -> Digits:
-        """A subset, as a view."""
+    def __getitem__(self, indices: slice | Tensor) -> Digits:
         return Digits(self.images[indices], self.labels[indices])
 
     def to(self, device: torch.device | str) -> Digits:
@@ -44,24 +43,18 @@ class Split:
     val: Digits
 
     @classmethod
-    def of(cls, shuffled_digits: Digits, train: int, val: int, device: torch.device | str) -> Split:
-        """The first ``val`` images are for validation, whatever the number of training images."""
-        return cls(train=shuffled_digits[val : val + train].to(device), val=shuffled_digits[:val].to(device))
+    def of(cls, digits: Digits, train: int, val: int, seed: int, device: torch.device | str = "cpu") -> Split:
+        """Shuffle digits; the first are for validation, whatever the number of training images.
 
-
-def shuffle(images: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Permute images and labels.
-
-    The stream of ``numpy.random.RandomState`` is frozen (NEP 19), so a study's split never changes.
-    """
-    order = np.random.RandomState(seed).permutation(len(labels))
-    return images[order], labels[order]
+        The stream of ``numpy.random.RandomState`` is frozen (NEP 19), so a study's split never changes.
+        """
+        order = torch.from_numpy(np.random.RandomState(seed).permutation(len(digits)))
+        return cls(digits[order[val : val + train]].to(device), digits[order[:val]].to(device))
 
 
 def load_split(folder: Path, train: int, val: int, seed: int, device: torch.device | str = "cpu") -> Split:
     """Split the 60,000 training images, usually by ``StudyConfig.split``; opens no test file."""
-    digits = Digits.from_arrays(*shuffle(*read_training(folder), seed))
-    return Split.of(digits, train, val, device)
+    return Split.of(Digits.from_arrays(*read_training(folder)), train, val, seed, device)
 
 
 def load_test(folder: Path) -> Digits:

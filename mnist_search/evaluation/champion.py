@@ -8,7 +8,7 @@ from typing import Any
 from mnist_search.errors import NotFound
 from mnist_search.evaluation.finals import finalist_name, finals_of
 from mnist_search.evaluation.statistics import SeedStatistics, seed_statistics
-from mnist_search.records import StudyRecord, TrialRecord
+from mnist_search.records import FinalTask, StudyRecord, TrialRecord
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage import weights as stored_weights
 from mnist_search.storage.database import Store
@@ -41,13 +41,8 @@ def champion(store: Store, study: str, trial: int | None = None) -> Champion:
     """
     search_study = SearchStudy.open(store, study)
     record = search_study.record()
-    final = final_evaluation(store, record) if trial is None else None
-    if final is not None:
-        results = _test_results(final) | {
-            "promised_val_accuracy": final.trial.val_accuracy,
-            "trained_on": 60_000,
-        }
-        return _champion(record, final.trial, final.weights(store), results)
+    if trial is None and (final := final_evaluation(store, record)):
+        return _champion(record, final.trial, final.weights(store), final.results())
     selected = record.best if trial is None else record.trial(trial)
     if selected is None:
         raise NotFound(f"study {study!r} has no such trial; see mnist-search trials {study}")
@@ -77,15 +72,33 @@ class FinalEvaluation:
     final: TrialRecord
     statistics: SeedStatistics
 
-    def weights(self, store: Store) -> bytes:
-        """The weights of the final trial as safetensors.
+    @property
+    def task(self) -> FinalTask:
+        """What the final trial trained."""
+        assert self.final.task is not None
+        return self.final.task
 
-        Raises:
-            UnusableConfiguration: they are missing or damaged.
-        """
-        task = self.final.task
-        assert task is not None
-        return stored_weights.of_trial(store, self.final.trial_id, f"{task.name}, seed {task.seed}")
+    def weights(self, store: Store) -> bytes:
+        """The weights of the final trial; UnusableConfiguration if they are missing or damaged."""
+        name = f"{self.task.name}, seed {self.task.seed}"
+        return stored_weights.of_trial(store, self.final.trial_id, name)
+
+    def results(self) -> dict[str, Any]:
+        """The results on a card."""
+        return {
+            "test_accuracy": self.final.test_accuracy,
+            "seed": self.task.seed,
+            "n_seeds": self.statistics.n_seeds,
+            "test_accuracy_mean": self.statistics.test_accuracy_mean,
+            "test_accuracy_sd": self.statistics.test_accuracy_sd,
+            "test_accuracy_low": self.statistics.low,
+            "test_accuracy_high": self.statistics.high,
+            "test_accuracy_worst": self.statistics.worst,
+            "device": self.final.device,
+            "version": self.final.version,
+            "promised_val_accuracy": self.trial.val_accuracy,
+            "trained_on": 60_000,
+        }
 
 
 def final_evaluation(store: Store, record: StudyRecord) -> FinalEvaluation | None:
@@ -100,23 +113,6 @@ def final_evaluation(store: Store, record: StudyRecord) -> FinalEvaluation | Non
         if name in first:
             return FinalEvaluation(trial=trial, final=first[name], statistics=statistics[name])
     return None
-
-
-def _test_results(evaluation: FinalEvaluation) -> dict[str, Any]:
-    final, statistics = evaluation.final, evaluation.statistics
-    assert final.task is not None
-    return {
-        "test_accuracy": final.test_accuracy,
-        "seed": final.task.seed,
-        "n_seeds": statistics.n_seeds,
-        "test_accuracy_mean": statistics.test_accuracy_mean,
-        "test_accuracy_sd": statistics.test_accuracy_sd,
-        "test_accuracy_low": statistics.low,
-        "test_accuracy_high": statistics.high,
-        "test_accuracy_worst": statistics.worst,
-        "device": final.device,
-        "version": final.version,
-    }
 
 
 def _champion(record: StudyRecord, trial: TrialRecord, weights: bytes, results: dict[str, Any]) -> Champion:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mnist_search.errors import DiskError, UsageError
 from mnist_search.evaluation.champion import champion
-from mnist_search.export.formats import WRITERS, export_model, write_atomically
+from mnist_search.export.formats import FORMATS, export_model, write_atomically
 from mnist_search.export.model_card import markdown
 from mnist_search.storage.database import Store
 
@@ -19,13 +19,9 @@ def export_champion(
 ) -> Iterator[Path]:
     """Write a champion, then its card as JSON and as Markdown; yields each file once it is written.
 
-    Args:
-        storage: URL of the store.
-        study: name of the study.
-        trial: export this trial instead of the champion.
-        formats: suffixes without dot; by default pt2, or every format with ``publish``.
-        folder: must exist.
-        publish: name the files FOLDER/BUDGET/model.* and card.*; only after finals.
+    ``trial`` is exported instead of the champion. ``formats`` are suffixes without dot; by default pt2,
+    or every format with ``publish``, which names the files FOLDER/BUDGET/model.* and card.*. The folder
+    must exist.
 
     Raises:
         NotFound: no such study or trial, or its weights were not kept.
@@ -47,7 +43,7 @@ def export_champion(
     digests: dict[str, str] = {}
     with suppress(OSError, ValueError, LookupError, TypeError):  # files of an earlier export remain valid
         digests |= json.loads((folder / f"{card_name}.json").read_text())["sha256"]
-    suffixes = [f".{each}" for each in formats] or (list(WRITERS) if publish else [".pt2"])
+    suffixes = [f".{each}" for each in formats] or (list(FORMATS) if publish else [".pt2"])
     for suffix in suffixes:
         path = folder / f"{name}{suffix}"
         digests[suffix[1:]] = export_model(path, network.config.architecture, network.weights)

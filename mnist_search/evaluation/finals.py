@@ -21,8 +21,6 @@ RETRAINED_SUFFIX = ", our training"
 def finalists(record: StudyRecord, top: int, seeds: int) -> list[FinalTask]:
     """Final trials of the ``top`` best trials, ordered by seed, then by rank.
 
-    Trials rank by validation accuracy, then by validation loss, then by number.
-
     Raises:
         NotFound: no trial is complete.
     """
@@ -56,14 +54,10 @@ def reproductions(names: Sequence[str], seeds: int) -> list[FinalTask]:
     tasks = []
     for seed, recipe in product(range(seeds), map(BASELINES.__getitem__, names)):
         task = FinalTask(
-            name=recipe.name,
-            seed=seed,
-            architecture=recipe.architecture,
-            training=recipe.training,
-            evaluate="every epoch",
+            name=recipe.name, seed=seed, architecture=recipe.architecture, training=recipe.training
         )
-        retrained = replace(task, name=recipe.name + RETRAINED_SUFFIX, training=TRAINING, evaluate="once")
-        tasks += [task, retrained]
+        retrained = replace(task, name=recipe.name + RETRAINED_SUFFIX, training=TRAINING)
+        tasks += [replace(task, evaluate="every epoch"), retrained]
     return tasks
 
 
@@ -72,11 +66,8 @@ def select_round(
 ) -> list[FinalTask]:
     """The tasks in the round to train: the last one if it has the same tasks, or a new one.
 
-    Args:
-        record: the finals; None without any.
-        study: name of the search study.
-        tasks: requested finals.
-        again: train finalists again that were already evaluated.
+    ``record`` are the finals of the search study ``study``; None without any. With ``again``, finalists
+    are trained again that were already evaluated.
 
     Raises:
         UsageError: these finalists were already evaluated on the test set with other seeds.

@@ -20,8 +20,7 @@ class SeedStatistics:
     """One network over its seeds. Accuracies are fractions on the 10,000 test images.
 
     Attributes:
-        n_seeds: complete trials.
-        failed: failed trials.
+        n_seeds: number of complete trials.
         test_accuracy_mean, test_accuracy_sd, worst: of the accuracy after the last epoch.
         low, high: 95 % confidence interval of the mean; None for fewer than two seeds.
         best_epoch: mean over the seeds of the best epoch's accuracy; None without accuracies per epoch.
@@ -50,10 +49,10 @@ def seed_statistics(trials: Sequence[TrialRecord]) -> list[SeedStatistics]:
     for trial in trials:
         if trial.task and trial.is_finished:
             by_name[trial.task.name].append(trial)
-    return [_statistics(name, each) for name, each in by_name.items()]
+    return [_statistics(each) for each in by_name.values()]
 
 
-def _statistics(name: str, trials: Sequence[TrialRecord]) -> SeedStatistics:
+def _statistics(trials: Sequence[TrialRecord]) -> SeedStatistics:
     task = trials[0].task
     assert task is not None
     complete = [trial for trial in trials if trial.test_accuracy is not None]
@@ -61,7 +60,7 @@ def _statistics(name: str, trials: Sequence[TrialRecord]) -> SeedStatistics:
     best = [trial.best_epoch_accuracy for trial in complete if trial.best_epoch_accuracy is not None]
     low, high = confidence_interval(accuracies) if len(accuracies) > 1 else (None, None)
     return SeedStatistics(
-        name=name,
+        name=task.name,
         parameters=task.architecture.num_params(),
         epochs=task.training.epochs,
         n_seeds=len(accuracies),

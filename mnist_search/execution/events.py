@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from mnist_search.errors import MnistSearchError
 
@@ -49,34 +50,24 @@ class Message(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class StopConditionReached(Event):
-    """A stop condition of the study is met."""
+class Stop(Event):
+    """Why the workers stop before the study is done; ``signal`` is the number of the received one, if any."""
 
     reason: str
+    signal: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailed(Event):
-    """The worker stopped with an error that a replacement would raise as well.
-
-    Attributes:
-        traceback: of ``error``, as text.
-    """
+    """The worker stopped with an error that a replacement would raise as well."""
 
     error: MnistSearchError
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
-class OutOfMemory(Event):
-    """The device has too little memory for another trial; the worker released its trial and exits."""
+class ProcessEvent(Event, Enum):
+    """An event without details."""
 
-
-@dataclass(frozen=True, slots=True)
-class SyncProgress(Event):
-    """The sync process has written to MLflow."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerDone(Event):
-    """The worker has ended without an error."""
+    DONE = "the process has ended without an error"
+    OUT_OF_MEMORY = "the device has no memory for another trial; the worker released its trial and exits"
+    SYNC_PROGRESS = "the sync process has written to MLflow"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 import typer
 from optuna.exceptions import StorageInternalError
@@ -18,9 +18,10 @@ from rich.live import Live
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from mnist_search.execution.config import ReadRecord
 from mnist_search.execution.events import Event, Message, TrialEnded, TrialEpoch, TrialStarted
 from mnist_search.execution.supervisor import ProgressReporter
-from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord, percent
+from mnist_search.records import FinalsRecord, StudyRecord, percent
 from mnist_search.storage.database import retry
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,9 @@ REFRESH_SECONDS = 15.0
 
 
 class PlainReporter(ProgressReporter):
-    """Prints a line per finished trial.
+    """Prints a line per finished trial."""
 
-    Args:
-        read_record: reads the study from the store.
-        jobs: number of worker processes.
-    """
-
-    def __init__(self, read_record: Callable[[], StudyRecord | FinalsRecord], jobs: int) -> None:
+    def __init__(self, read_record: ReadRecord, jobs: int) -> None:
         self._read_record, self._jobs = read_record, jobs
         self._running: dict[int, TrialStarted] = {}
         self._epochs: dict[int, TrialEpoch] = {}
@@ -87,7 +83,8 @@ class PlainReporter(ProgressReporter):
         state = "released" if event.state == "WAITING" else event.state.lower()
         words = [f"{self._label(event.number)} {state:8}"]
         if trial and trial.is_finished:
-            words += [f"{percent(_accuracy(trial)):>8}", f"{trial.num_params or 0:7,} parameters"]
+            accuracy = trial.test_accuracy if trial.task else trial.val_accuracy
+            words += [f"{percent(accuracy):>8}", f"{trial.num_params or 0:7,} parameters"]
             words += [f"{trial.epochs:3} epochs", f"{trial.seconds or 0:5.0f} s"]
             words += [f"{len(self._record.done)}/{self._record.n_trials}"]
         if isinstance(self._record, StudyRecord) and (best := self._record.best):
@@ -129,12 +126,23 @@ class LogReporter(PlainReporter):
         logger.info(line)
 
 
+class _Terminal(io.FileIO):
+    """The terminal of stderr; what it does not take, for example since it was closed, is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
 class RichReporter(PlainReporter):
     """A live table of the running trials, below the printed lines."""
 
-    def __init__(self, read_record: Callable[[], StudyRecord | FinalsRecord], jobs: int) -> None:
+    def __init__(self, read_record: ReadRecord, jobs: int) -> None:
         super().__init__(read_record, jobs)
-        self._console = Console(stderr=True)
+        terminal = io.BufferedWriter(_Terminal(sys.stderr.fileno(), "w", closefd=False))
+        self._console = Console(file=io.TextIOWrapper(terminal, sys.stderr.encoding))
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
@@ -146,28 +154,19 @@ class RichReporter(PlainReporter):
         """Remove the table."""
         self._live.stop()
 
-    def handle(self, event: Event) -> None:
-        """Update the table and print finished trials and messages."""
-        super().handle(event)
-        self._draw()
-
-    def refresh(self) -> None:
-        """Redraw the table."""
-        super().refresh()
-        self._draw()
-
     def print_line(self, line: str) -> None:
         """Print a line above the table."""
         self._console.print(line, highlight=False, markup=False)
 
-    def _draw(self) -> None:
-        record = self._record
-        is_search = isinstance(record, StudyRecord)
-        parameters = "parameters"
-        if isinstance(record, StudyRecord):
-            parameters += f" of {record.config.budget:,}"
+    def refresh(self) -> None:
+        """Redraw the table."""
+        super().refresh()
+        is_search = isinstance(self._record, StudyRecord)
+        parameters, data = "parameters", "test"
+        if isinstance(self._record, StudyRecord):
+            parameters, data = f"parameters of {self._record.config.budget:,}", "validation"
         table = Table(box=box.SIMPLE_HEAD, title=self._title(), title_justify="left", title_style="bold")
-        for name in ("trial", parameters, "epoch", "validation" if is_search else "test", "samples/s"):
+        for name in ("trial", parameters, "epoch", data, "samples/s"):
             table.add_column(name, justify="right")
         for number, trial in sorted(self._running.items()):
             last = self._epochs.get(number, TrialEpoch(number, 0, None, None))
@@ -189,11 +188,7 @@ class RichReporter(PlainReporter):
         return ", ".join(words)
 
 
-def _accuracy(trial: TrialRecord) -> float | None:
-    return trial.test_accuracy if trial.task else trial.val_accuracy
-
-
-def make_reporter(read_record: Callable[[], StudyRecord | FinalsRecord], jobs: int) -> PlainReporter:
+def make_reporter(read_record: ReadRecord, jobs: int) -> PlainReporter:
     """The reporter for this stderr."""
     is_plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     return (PlainReporter if is_plain else RichReporter)(read_record, jobs)

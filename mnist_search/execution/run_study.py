@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import cloudpickle
@@ -17,23 +16,21 @@ from mnist_search.data import mnist
 from mnist_search.errors import (
     MnistSearchError,
     NoFinishedTrials,
-    NotFound,
     StudyConflict,
     TryAgain,
     UnusableConfiguration,
     UsageError,
 )
-from mnist_search.execution.config import RunConfig, SyncConfig, WorkerConfig
-from mnist_search.execution.process import ModuleProcess
-from mnist_search.execution.supervisor import ProgressReporter, Stop, Supervisor
-from mnist_search.execution.sync_runner import SyncRunner
-from mnist_search.records import FinalsRecord, StudyRecord
+from mnist_search.execution.config import ReadRecord, RunConfig
+from mnist_search.execution.events import Stop
+from mnist_search.execution.process import ModuleProcess, SyncRunner
+from mnist_search.execution.supervisor import ProgressReporter, Supervisor
+from mnist_search.records import StudyRecord
 from mnist_search.search.pruners import check_pruner
 from mnist_search.search.samplers import check_sampler, class_path
-from mnist_search.search.study import SearchStudy, quiet_optuna
+from mnist_search.search.study import SearchStudy, quiet_optuna, stored_study
 from mnist_search.search.warm_start import enqueue_baselines, enqueue_best, enqueue_templates
 from mnist_search.storage.database import Store, failure, retry
-from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import TrialQueue
 from mnist_search.storage.urls import sqlite_path
 from mnist_search.tracking.config import local_file
@@ -44,7 +41,6 @@ WORKER, SYNC = "mnist_search.execution.worker", "mnist_search.execution.sync_pro
 DISPLAY_SECONDS = 1.0
 """How long the display of the progress waits for a locked store."""
 
-ReadRecord: TypeAlias = Callable[[], StudyRecord | FinalsRecord]
 ReporterFactory: TypeAlias = Callable[[ReadRecord, int], AbstractContextManager[ProgressReporter]]
 """Makes a reporter from a function that reads the study and the number of workers."""
 
@@ -71,76 +67,29 @@ def run_study(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResul
         MnistSearchError: the study cannot be run; the store is unchanged if no worker has started.
     """
     try:
-        return _run(run_config, make_reporter)
+        config = _checked(run_config)
+        if retry(partial(_is_done, config)):
+            config = replace(config, jobs=None)
+        else:
+            config = with_device_and_data(config, mnist.TRAIN_FILES)
+        search_study = _open(config)
+        n_before = len(search_study.record().done)
+        stop = train(config, search_study.queue, make_reporter)
+        record = search_study.record()
     except (OSError, SQLAlchemyError, StorageInternalError) as error:
         raise failure(error, run_config.storage) from error
-
-
-def _run(run_config: RunConfig, make_reporter: ReporterFactory) -> RunResult:
-    _check_sampler_object(run_config)
-    run_config = _with_noted_sampler(run_config)
-    _validate(run_config)
-    is_done = _is_done(run_config)
-    device, max_jobs = ("cpu", 0) if is_done else device_and_jobs(run_config.device, run_config.jobs)
-    data_dir = run_config.data_dir if is_done else training_data(run_config.data_dir)
-    search_study = _open(run_config)
-    record = search_study.record()
-    jobs = max(0, min(max_jobs, record.n_trials - len(record.done)))
-    workers = None
-    if jobs and data_dir is not None:
-        workers = WorkerConfig(
-            kind="search",
-            storage=run_config.storage,
-            study=run_config.study,
-            supervisor=ProcessIdentity.current(),
-            data_dir=data_dir,
-            device=device,
-            precision=run_config.precision,
-            sampler=run_config.sampler,
-            keep_models=run_config.keep_models,
-            stop_conditions=run_config.stop_conditions,
-        )
-    sync = None
-    if run_config.mlflow is not None:
-        sync = SyncConfig(
-            storage=run_config.storage, study=run_config.study, mlflow=run_config.mlflow, data_dir=data_dir
-        )
-    stop = train(
-        workers,
-        sync,
-        jobs,
-        search_study.queue,
-        SearchStudy.open(
-            Store.open(run_config.storage, busy_seconds=DISPLAY_SECONDS), run_config.study
-        ).record,
-        make_reporter,
-        run_config.stop_conditions.timeout,
-    )
-    final = search_study.record()
-    if stop and not stop.signal and not final.done:
+    if stop and not stop.signal and not record.done:
         raise NoFinishedTrials(f"{stop.reason} before any trial finished; allow more time")
-    return RunResult(final, stop, len(final.done) - len(record.done))
+    return RunResult(record, stop, len(record.done) - n_before)
 
 
-def train(
-    workers: WorkerConfig | None,
-    sync: SyncConfig | None,
-    jobs: int,
-    queue: TrialQueue,
-    read_record: ReadRecord,
-    make_reporter: ReporterFactory,
-    timeout: float | None,
-) -> Stop | None:
-    """Run the processes of one command on a study of either kind.
+def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) -> Stop | None:
+    """Run the processes of one command on an existing study of either kind.
 
     Args:
-        workers: None if nothing is to train.
-        sync: None without MLflow.
-        jobs: number of workers.
-        queue: of the study.
-        read_record: reads the study.
+        config: with device and data; without ``jobs`` nothing is trained.
+        queue: of the study, which is open for writing.
         make_reporter: makes the display.
-        timeout: seconds until the workers are stopped.
 
     Returns:
         Why the workers were stopped early.
@@ -149,20 +98,22 @@ def train(
         MnistSearchError: the error of a worker.
         TryAgain: too many workers crashed, and trials are left.
     """
+    shown = retry(lambda: config.open_study(Store.open(config.storage, busy_seconds=DISPLAY_SECONDS)))
+    read_record: ReadRecord = shown.record
+    record = retry(read_record)
+    jobs = max(0, min(config.jobs or 0, record.n_trials - len(record.done)))
+    # The sync process does not need the sampler, whose classes it might not be able to import.
+    start_sync = partial(ModuleProcess, SYNC, replace(config, sampler=None)) if config.mlflow else None
     with make_reporter(read_record, jobs) as reporter:
-        supervisor = Supervisor(
-            partial(ModuleProcess.start, WORKER, workers),
-            reporter,
-            SyncRunner(partial(ModuleProcess.start, SYNC, sync) if sync else None),
-        )
+        supervisor = Supervisor(partial(ModuleProcess, WORKER, config), reporter, SyncRunner(start_sync))
         with supervisor.handling_signals():
             try:
-                stop = supervisor.run_workers(jobs if workers else 0, timeout)
+                stop = supervisor.run_workers(jobs, config.stop_conditions.timeout)
             except MnistSearchError:
-                queue.release_expired(count_crashes=False)
+                retry(partial(queue.release_expired, count_crashes=False))
                 supervisor.finish_sync("FAILED")
                 raise
-            queue.release_expired(count_crashes=stop is None)
+            retry(partial(queue.release_expired, count_crashes=stop is None))
             record = retry(read_record)
             is_done = len(record.done) >= record.n_trials
             has_crashed = supervisor.restarts and not stop and not is_done
@@ -175,51 +126,47 @@ def train(
     return supervisor.stop
 
 
-def _check_sampler_object(run_config: RunConfig) -> None:
-    """Check that the workers can receive the sampler object.
-
-    Raises:
-        UsageError: it cannot be pickled.
-    """
+def _checked(run_config: RunConfig) -> RunConfig:
+    """Check what needs neither heavy imports nor the store, and note the class of a sampler object."""
+    config, sampler, mlflow = run_config.config, run_config.sampler, run_config.mlflow
     try:
-        cloudpickle.dumps(run_config.sampler)
+        cloudpickle.dumps(sampler)
     except Exception as error:  # whatever its attributes raise
         raise UsageError(f"the sampler cannot be sent to worker processes: {error}") from error
-
-
-def _with_noted_sampler(run_config: RunConfig) -> RunConfig:
-    """Note the class of a sampler object in the StudyConfig."""
-    if run_config.sampler is None or run_config.config is None:
-        return run_config
-    return replace(run_config, config=replace(run_config.config, sampler=class_path(run_config.sampler)))
-
-
-def _validate(run_config: RunConfig) -> None:
-    """Check what needs neither heavy imports nor the store."""
-    if run_config.config is not None:
-        if run_config.sampler is None:
-            check_sampler(run_config.config.sampler)
-        check_pruner(run_config.config.pruner)
-    mlflow = run_config.mlflow
     if mlflow and mlflow.artifact_root and sqlite_path(run_config.storage) == local_file(mlflow.tracking_uri):
         raise UnusableConfiguration(
             "Optuna and MLflow cannot share a database; name two with --storage and --tracking-uri"
         )
+    if config is None:
+        return run_config
+    check_pruner(config.pruner)
+    if sampler is not None:
+        return replace(run_config, config=replace(config, sampler=class_path(sampler)))
+    check_sampler(config.sampler)
+    return run_config
+
+
+def with_device_and_data(config: RunConfig, files: Iterable[str]) -> RunConfig:
+    """The config with the device of this machine, a number of jobs, and the folder of verified MNIST files.
+
+    Raises:
+        UnusableConfiguration: this machine has no such device.
+        Unavailable: a file is missing.
+    """
+    from mnist_search.training.device import default_jobs, resolve_device  # imports torch
+
+    device = resolve_device(config.device)
+    folder = mnist.resolve_data_dir(config.data_dir)
+    mnist.verify(folder, files)
+    jobs = config.jobs or default_jobs(device)
+    return replace(config, device=device.type, jobs=jobs, data_dir=folder.absolute())
 
 
 def _is_done(run_config: RunConfig) -> bool:
-    """Whether no trial is left to train, so that neither device nor data are needed.
-
-    Raises:
-        NotFound: there is no study to resume.
-        StudyConflict: the study has another configuration.
-    """
-    try:
-        search_study = SearchStudy.open(Store.open(run_config.storage), run_config.study)
-    except NotFound:
-        if run_config.config is None:
-            raise
+    """Check the stored study; True if no trial is left to train, which needs neither device nor data."""
+    if run_config.config is not None and stored_study(run_config.storage, run_config.study) is None:
         return False
+    search_study = SearchStudy.open(Store.open(run_config.storage), run_config.study)
     if run_config.sampler is None:
         check_sampler(search_study.config.sampler)  # an older version had others
     elif search_study.config.sampler != class_path(run_config.sampler):
@@ -233,37 +180,14 @@ def _is_done(run_config: RunConfig) -> bool:
     return len(record.done) >= max(run_config.n_trials or 0, record.n_trials) + run_config.extra_trials
 
 
-def device_and_jobs(name: str, jobs: int | None) -> tuple[str, int]:
-    """Type of the device, and number of workers: ``jobs``, or the default of the device.
-
-    Raises:
-        UnusableConfiguration: this machine has no such device.
-    """
-    from mnist_search.training.device import default_jobs, resolve_device  # imports torch
-
-    device = resolve_device(name)
-    return device.type, jobs or default_jobs(device)
-
-
-def training_data(data_dir: Path | None) -> Path:
-    """The folder of the training images, absolute.
-
-    Raises:
-        Unavailable: there are none.
-    """
-    folder = mnist.resolve_data_dir(data_dir)
-    mnist.verify(folder, mnist.TRAIN_FILES)
-    return folder.absolute()
-
-
 def _open(run_config: RunConfig) -> SearchStudy:
     name, config = run_config.study, run_config.config
     if config is None:
-        search_study = SearchStudy.open(Store.open(run_config.storage, write=True), name)
+        search_study = retry(lambda: SearchStudy.open(Store.open(run_config.storage, write=True), name))
         search_study.raise_n_trials((run_config.n_trials or search_study.n_trials) + run_config.extra_trials)
         return search_study
-    store = Store.open_or_create(run_config.storage)
-    search_study = SearchStudy.open_or_create(store, name, config, run_config.n_trials)
+    store = retry(partial(Store.open_or_create, run_config.storage))
+    search_study = retry(partial(SearchStudy.open_or_create, store, name, config, run_config.n_trials))
     if run_config.smaller_study is not None:
         enqueue_best(search_study, SearchStudy.open(store, run_config.smaller_study).record())
     if run_config.warm_start == "baselines":

@@ -16,9 +16,9 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.errors import MnistSearchError
-from mnist_search.execution.events import Event, Message, OutOfMemory, WorkerDone, WorkerFailed
-from mnist_search.execution.process import connect_to_parent, exit_without_teardown
-from mnist_search.process_env import configure_logging, set_defaults
+from mnist_search.execution.events import Event, Message, ProcessEvent, WorkerFailed
+from mnist_search.execution.process import connect_to_parent
+from mnist_search.process_env import configure_logging, exit_without_teardown, set_defaults
 from mnist_search.storage.database import failure
 from mnist_search.storage.leases import RENEW_INTERVAL
 
@@ -86,13 +86,13 @@ def run_process(run: Callable[[Any, Channel], None]) -> None:
     except (OSError, SQLAlchemyError, StorageInternalError) as error:
         channel.send(WorkerFailed(failure(error, config.storage), traceback.format_exc()))
     except MemoryError:
-        channel.send(OutOfMemory())
+        channel.send(ProcessEvent.OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001 - a bug outside of trials: the supervisor reports it
         text = f"{type(error).__name__}: {error}"
         channel.send(WorkerFailed(MnistSearchError(text), traceback.format_exc()))
     else:
         if not channel.terminated:  # the supervisor replaces a terminated worker
-            channel.send(WorkerDone())
+            channel.send(ProcessEvent.DONE)
     exit_without_teardown(0)
 
 

@@ -12,18 +12,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mnist_search.errors import TryAgain
-from mnist_search.execution.events import (
-    Event,
-    Message,
-    OutOfMemory,
-    StopConditionReached,
-    SyncProgress,
-    TrialEpoch,
-    WorkerDone,
-    WorkerFailed,
-)
-from mnist_search.execution.process import ModuleProcess
-from mnist_search.execution.sync_runner import SyncRunner
+from mnist_search.execution.events import Event, Message, ProcessEvent, Stop, TrialEpoch, WorkerFailed
+from mnist_search.execution.process import ModuleProcess, SyncRunner
 
 STOP_SECONDS = 20.0
 """Time for workers to release their trials before they are killed."""
@@ -42,18 +32,6 @@ class ProgressReporter:
 
     def refresh(self) -> None:
         """Update the display; called at least every POLL_SECONDS."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why the workers stopped before the study was done.
-
-    Attributes:
-        signal: number of the received signal, if any.
-    """
-
-    reason: str
-    signal: int | None = None
 
 
 @dataclass
@@ -102,8 +80,6 @@ class Supervisor:
                 event = None
             if connection in sync:
                 self._handle_sync(event)
-            elif event is None:
-                self._handle_exit(connection)
             else:
                 self._handle(connection, event)
         if self.training:  # it delays no worker's first step
@@ -112,9 +88,9 @@ class Supervisor:
 
     def _handle_sync(self, event: Event | None) -> None:
         match event:
-            case WorkerDone():
+            case ProcessEvent.DONE:
                 self.sync.handle_exit(ended=True)
-            case SyncProgress():
+            case ProcessEvent.SYNC_PROGRESS:
                 self.sync.note_progress()
             case Message():
                 self._show_once(event)
@@ -123,21 +99,23 @@ class Supervisor:
                     self._show_once(Message(f"cannot write to MLflow: {event.error}"))
                 self.sync.handle_exit(ended=False)
 
-    def _handle(self, connection: Connection, event: Event) -> None:
+    def _handle(self, connection: Connection, event: Event | None) -> None:
         match event:
-            case WorkerDone():
+            case None:
+                self._handle_exit(connection)
+            case ProcessEvent.DONE:
                 self.finished = True
                 self._close(connection)
             case WorkerFailed():
                 self.failure = self.failure or event
                 self._close(connection)
                 self.request_stop(Stop(str(event.error)))
-            case OutOfMemory():
+            case ProcessEvent.OUT_OF_MEMORY:
                 self._close(connection)
                 self._reduce_workers()
-            case StopConditionReached(reason):
+            case Stop(reason):
                 self.reporter.handle(Message(reason))
-                self.request_stop(Stop(reason))
+                self.request_stop(event)
             case Message():
                 self._show_once(event)
             case _:
@@ -162,11 +140,9 @@ class Supervisor:
 
     def _close(self, connection: Connection) -> int:
         """Wait for a worker that exits; its exit code."""
-        process = self.processes[connection]
-        code = process.wait(STOP_SECONDS)  # a second signal kills it
+        code = self.processes[connection].end(STOP_SECONDS)  # a second signal kills it
         del self.processes[connection]
         self.training.discard(connection)
-        process.close()
         return code
 
     def _handle_exit(self, connection: Connection) -> None:
@@ -181,11 +157,7 @@ class Supervisor:
             self.start_worker()
 
     def run_workers(self, jobs: int, timeout: float | None = None) -> Stop | None:
-        """Run workers until no trial is left, a stop condition is met or a signal arrives.
-
-        Args:
-            jobs: number of workers; reduced if the device has too little memory.
-            timeout: seconds until the workers are stopped.
+        """Run workers until no trial is left, they are stopped, or ``timeout`` seconds have passed.
 
         Returns:
             None if no trial was left or too many workers have crashed, else why the workers stopped.
@@ -210,11 +182,7 @@ class Supervisor:
         return self.stop
 
     def finish_sync(self, status: str) -> None:
-        """Wait while the sync process writes what is left; not after a second signal.
-
-        Args:
-            status: MLflow's status of the study's run.
-        """
+        """Wait until MLflow has what is left and the status of the study's run; not after a second signal."""
         if self.signals < 2:
             self.sync.request_end(status)
         while self.signals < 2 and not self.sync.is_done:
@@ -223,7 +191,6 @@ class Supervisor:
         if self.signals < 2 and self.sync.start and not self.sync.ended:
             text = "MLflow does not answer; the same command writes what is missing from the store"
             self.reporter.handle(Message(text))
-        self.sync.kill()
 
     def kill_workers(self) -> None:
         """Kill the remaining workers."""
@@ -250,7 +217,8 @@ class Supervisor:
             self.request_stop(Stop(signal.Signals(number).name, number))
 
         is_main = threading.current_thread() is threading.main_thread()
-        handled = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup
+        # nohup ignores SIGHUP, and a shell SIGINT in background jobs.
+        handled = [n for n in SIGNALS if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN]
         previous = {number: signal.signal(number, handle) for number in handled if is_main}
         try:
             yield

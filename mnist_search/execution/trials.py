@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from optuna import TrialPruned
 from optuna.exceptions import StorageInternalError
@@ -31,16 +30,12 @@ class Interrupted(Exception):
     """The worker must stop; the trial is released."""
 
 
-class TrialTimeout(TrialPruned):
-    """The trial exceeded its timeout."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrialContext:
     """What a trial calls while it trains.
 
     Attributes:
-        checkpoint: called every few steps; raises Interrupted, LostLease or TrialTimeout.
+        checkpoint: called every few steps; raises Interrupted, LostLease, or TrialPruned after a timeout.
         on_start: called before training with the number of parameters and of epochs.
         report: called after every epoch; stores its metrics.
     """
@@ -60,11 +55,7 @@ class TrialContext:
 
 @dataclass
 class TrialResult:
-    """Final state of a trial, and what to store of it.
-
-    Attributes:
-        values: of a complete trial: validation accuracy, or test accuracy and test loss.
-    """
+    """Final state of a trial; ``values`` are its validation accuracy, or its test accuracy and test loss."""
 
     state: TrialState = TrialState.FAIL
     values: Sequence[float] | None = None
@@ -76,11 +67,6 @@ class TrialResult:
         """Record that the trial has trained its last epoch."""
         self.state, self.values = TrialState.COMPLETE, values
         self.safetensors = to_safetensors(network)
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """User attributes of the stored trial."""
-        return {"reason": self.reason, "traceback": self.traceback}
 
 
 def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: TrialContext) -> TrialResult:
@@ -97,8 +83,7 @@ def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: Tri
     seed = trial_seed(study, trial.number)
     network = build(config.architecture, seed)
     context.on_start(num_params, config.training.epochs)
-    result = TrialResult()
-    with _recorded_end(result):
+    with _recorded_end() as result:
         for metrics in context.fit(network, data.train, data.val, config.training, seed):
             context.report(metrics)
             if metrics.epoch < config.training.epochs and trial.should_prune():
@@ -111,21 +96,16 @@ def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: Tri
 def run_final_trial(trial: Trial, data: Split, context: TrialContext) -> TrialResult:
     """Build and train the network of a final task, then evaluate it on the test set.
 
-    The test set is evaluated after the last epoch and influences nothing. If the task evaluates every
-    epoch, a plateau schedule follows the test accuracy, as in the author's code.
-
-    Args:
-        trial: its attribute TASK_ATTR is what to train.
-        data: all training images, and the test images as ``val``.
-        context: what the trial calls.
+    ``data`` has all training images, and the test images as ``val``. They are evaluated after the last
+    epoch and influence nothing. If the task evaluates every epoch, a plateau schedule follows the test
+    accuracy, as in the author's code.
     """
     task = FinalTask.from_dict(trial.user_attrs[TASK_ATTR])
     trial.set_user_attr("device", device_and_mode(data.train, context.compute_mode))
     network = build(task.architecture, task.seed)
     context.on_start(task.architecture.num_params(), task.training.epochs)
     evaluated = data.val if task.evaluate == "every epoch" else None
-    result = TrialResult()
-    with _recorded_end(result):
+    with _recorded_end() as result:
         for metrics in context.fit(network, data.train, evaluated, task.training, task.seed):
             context.report(metrics)
         evaluation = evaluate(network, data.val)
@@ -134,10 +114,11 @@ def run_final_trial(trial: Trial, data: Split, context: TrialContext) -> TrialRe
 
 
 @contextmanager
-def _recorded_end(result: TrialResult) -> Iterator[None]:
+def _recorded_end() -> Iterator[TrialResult]:
     """Record a trial's pruning or failure; an error that is not the trial's is raised: it keeps its slot."""
+    result = TrialResult()
     try:
-        yield
+        yield result
     except TrialPruned as error:
         result.state, result.reason = TrialState.PRUNED, str(error)
     except Diverged as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy.ndimage import center_of_mass
 
 from mnist_search.errors import UsageError
 
@@ -60,24 +61,20 @@ def _frame(gray: np.ndarray) -> np.ndarray:
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
-def _crop(level: np.ndarray) -> Image.Image:
-    rows, columns = np.flatnonzero(level.any(axis=1)), np.flatnonzero(level.any(axis=0))
-    digit = level[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = DIGIT_SIZE / max(digit.shape)
-    size = [max(1, round(scale * length)) for length in reversed(digit.shape)]
-    return Image.fromarray(digit.astype(np.float32)).resize(
-        size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-    )
+def _crop(level: np.ndarray) -> np.ndarray:
+    """The digit, scaled to 20 pixels."""
+    image = Image.fromarray(level.astype(np.float32))
+    digit = image.crop(image.getbbox())
+    scale = DIGIT_SIZE / max(digit.size)
+    size = [max(1, round(scale * length)) for length in digit.size]
+    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    return np.asarray(digit.resize(size, method)).clip(0, 1)
 
 
-def _center(digit: Image.Image) -> np.ndarray:
-    pixels = np.clip(np.asarray(digit), 0, 1)
+def _center(digit: np.ndarray) -> np.ndarray:
+    """The digit on a canvas, with its center of mass in the middle as far as it fits."""
     canvas = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
-    corner = []
-    for axis in (0, 1):
-        weights = pixels.sum(axis=1 - axis)
-        center = float((weights * np.arange(len(weights))).sum() / weights.sum())
-        corner.append(min(max(round(IMAGE_SIZE / 2 - center), 0), IMAGE_SIZE - len(weights)))
-    top, left = corner
-    canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    corners = [round(IMAGE_SIZE / 2 - center) for center in center_of_mass(digit)]
+    top, left = np.clip(corners, 0, IMAGE_SIZE - np.array(digit.shape))
+    canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
     return canvas

@@ -1,8 +1,4 @@
-"""Model files: pt2, ONNX and safetensors, without pickle.
-
-Every format takes float32 pixels in [0, 1] of shape (N, 1, 28, 28), includes the normalization and
-returns (N, 10) logits.
-"""
+"""Model files: pt2, ONNX and safetensors, without pickle; each includes the normalization."""
 
 from __future__ import annotations
 
@@ -12,44 +8,27 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from mnist_search.errors import DiskError, UnusableConfiguration
-from mnist_search.training.model import count, load_network
+from mnist_search.errors import DiskError, UnusableConfiguration, first_line
+from mnist_search.training.model import load_network
 from search_space import Architecture
 from search_space.serialization import from_dict, to_dict
 
-Logits: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""(N, 1, 28, 28) float32 pixels in [0, 1] to (N, 10) float32 logits."""
+Classifier: TypeAlias = Callable[[Tensor], Tensor]
+"""(N, 1, 28, 28) float32 pixels in [0, 1] to (N, 10) logits; a torch module, unless of an ONNX file."""
 
-EXAMPLE_BATCH = 2
-"""Images in the example input: torch.export would fix a batch size of one."""
+Writer: TypeAlias = Callable[[Architecture, bytes], bytes]
+Reader: TypeAlias = Callable[[Path], Classifier]
 
 ONNX_MISSING = "ONNX is not installed; install it with pip install 'mnist-search[onnx]'"
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A network that was read from a file.
-
-    Attributes:
-        parameters: learned parameters, counted in the file; None where the format does not separate
-            them from running statistics.
-        module: the network in evaluation mode; None for ONNX.
-    """
-
-    logits: Logits
-    parameters: int | None
-    module: nn.Module | None = None
 
 
 def export_model(path: Path, architecture: Architecture, weights: bytes) -> str:
@@ -59,17 +38,18 @@ def export_model(path: Path, architecture: Architecture, weights: bytes) -> str:
         UnusableConfiguration: unknown format, or its library is not installed.
         DiskError: the file cannot be written; no partial file is left.
     """
-    _check_suffix(path)
-    content = WRITERS[path.suffix](architecture, weights)
+    to_bytes, _ = _format(path)
+    content = to_bytes(architecture, weights)
     write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in WRITERS:
+def _format(path: Path) -> tuple[Writer, Reader]:
+    if path.suffix not in FORMATS:
         raise UnusableConfiguration(
-            f"unknown model format {path.suffix or path.name!r}; a file name ends in {', '.join(WRITERS)}"
+            f"unknown model format {path.suffix or path.name!r}; a file name ends in {', '.join(FORMATS)}"
         )
+    return FORMATS[path.suffix]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -89,11 +69,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _exported_program(architecture: Architecture, weights: bytes) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
-    example = torch.rand(EXAMPLE_BATCH, 1, 28, 28)
-    program = torch.export.export(
-        load_network(architecture, weights), (example,), dynamic_shapes=({0: batch},)
-    )
+    example = torch.rand(2, 1, 28, 28)  # torch.export would fix a batch size of one
+    sizes = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(load_network(architecture, weights), (example,), dynamic_shapes=sizes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # holds paths of this machine
     return program
@@ -136,67 +114,49 @@ def _to_safetensors(architecture: Architecture, weights: bytes) -> bytes:
     return save(load(weights), metadata)
 
 
-WRITERS: Mapping[str, Callable[[Architecture, bytes], bytes]] = {
-    ".pt2": _to_pt2,
-    ".onnx": _to_onnx,
-    ".safetensors": _to_safetensors,
-}
-
-
-def read_artifact(path: Path) -> Artifact:
+def read_model(path: Path) -> Classifier:
     """Read a file that ``export_model`` wrote.
 
     Raises:
         UnusableConfiguration: no such file, damaged, or not written by mnist-search.
     """
-    _check_suffix(path)
+    _, read = _format(path)
     if not path.is_file():
         raise UnusableConfiguration(f"no file {path}; write one with mnist-search export")
     try:
-        return READERS[path.suffix](path)
+        return read(path)
     except ImportError as error:
         raise UnusableConfiguration(ONNX_MISSING) from error
     except Exception as error:  # the library of a format raises anything on a damaged file
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise UnusableConfiguration(
-            f"{path} is damaged or was not written by mnist-search ({reason}); export the network again"
+            f"{path} is damaged or was not written by mnist-search ({first_line(error)}); export the network again"
         ) from error
 
 
-def _as_numpy(module: Callable[[Tensor], Tensor]) -> Logits:
-    def logits(pixels: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            array: np.ndarray = module(torch.from_numpy(pixels)).numpy()
-        return array
-
-    return logits
-
-
-def _read_pt2(path: Path) -> Artifact:
+def _read_pt2(path: Path) -> nn.Module:
     logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # it would print a traceback
-    program = torch.export.load(path)
-    network = program.module()
+    network = torch.export.load(path).module()
     for module in network.modules():
         module.training = False  # export stored this mode; the methods train and eval raise
-    return Artifact(_as_numpy(network), count(network), network)
+    return network
 
 
-def _read_onnx(path: Path) -> Artifact:
+def _read_onnx(path: Path) -> Classifier:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return Artifact(lambda pixels: session.run(None, {"pixels": pixels})[0], None)
+    return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
 
 
-def _read_safetensors(path: Path) -> Artifact:
+def _read_safetensors(path: Path) -> nn.Module:
     with safe_open(path, "pt") as file:
         architecture = from_dict(json.loads((file.metadata() or {})["architecture"]))
-    network = load_network(architecture, path.read_bytes())
-    return Artifact(_as_numpy(network), count(network), network)
+    return load_network(architecture, path.read_bytes())
 
 
-READERS: Mapping[str, Callable[[Path], Artifact]] = {
-    ".pt2": _read_pt2,
-    ".onnx": _read_onnx,
-    ".safetensors": _read_safetensors,
+FORMATS: Mapping[str, tuple[Writer, Reader]] = {
+    ".pt2": (_to_pt2, _read_pt2),
+    ".onnx": (_to_onnx, _read_onnx),
+    ".safetensors": (_to_safetensors, _read_safetensors),
 }
+"""How a network is written and read, by the suffix of its file."""

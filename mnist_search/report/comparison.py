@@ -1,21 +1,18 @@
 """Studies, baselines and published networks side by side, as rows and as the leaderboard."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, TypeAlias, TypeVar
+from importlib.resources import files
+from typing import Any, TypeAlias
 
-from experiments import BASELINES, Recipe
-from experiments.published import published
+from experiments import BASELINES
 from mnist_search.evaluation.champion import final_evaluation
 from mnist_search.evaluation.finals import RETRAINED_SUFFIX, baseline_finals
-from mnist_search.evaluation.statistics import seed_statistics
+from mnist_search.evaluation.statistics import SeedStatistics, seed_statistics
 from mnist_search.records import StudyRecord, percent
 from mnist_search.storage.database import Store
 from search_space import Architecture
-
-T = TypeVar("T")
 
 Row: TypeAlias = dict[str, Any]
 """One network; every row has the keys of COLUMNS and DETAILS. Accuracies are fractions."""
@@ -27,25 +24,19 @@ COLUMNS = (
 DETAILS = ("architecture", "reported", "budget", "trials", "low", "high", "worst", "device")
 """Keys that the table and the CSV omit."""
 
-LEADERBOARD_HEADER = "| network | parameters | accuracy | seeds | evidence |\n|---|--:|--:|--:|---|"
 
-
-def pareto_front(items: Sequence[T], size: Callable[[T], float], score: Callable[[T], float]) -> list[T]:
-    """Items that are not dominated, by size: no smaller or equal item scores as high.
-
-    Of equal items the first one is on the front.
-    """
-    front: list[T] = []
-    for item in sorted(items, key=lambda item: (size(item), -score(item))):
-        if not front or score(item) > score(front[-1]):
-            front.append(item)
+def pareto_front(rows: Sequence[Row], measure: str) -> list[Row]:
+    """The Pareto front by parameters and ``measure``, smallest first; the first of equal rows is on it."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row["parameters"], -row[measure])):
+        if not front or row[measure] > front[-1][measure]:
+            front.append(row)
     return front
 
 
 def studies_front(rows: Sequence[Row], measure: str) -> list[Row]:
     """The Pareto front of the studies by parameters and ``measure``."""
-    studies = [row for row in rows if row["kind"] == "study" and row[measure] is not None]
-    return pareto_front(studies, lambda row: row["parameters"], lambda row: row[measure])
+    return pareto_front([r for r in rows if r["kind"] == "study" and r[measure] is not None], measure)
 
 
 def study_rows(storage: str, records: Sequence[StudyRecord]) -> list[Row]:
@@ -53,88 +44,68 @@ def study_rows(storage: str, records: Sequence[StudyRecord]) -> list[Row]:
     store = Store.open(storage)
     rows = [_study_row(store, record) for record in records]
     front = studies_front(rows, "val_accuracy")
-    rows = [row | {"front": row in front} for row in rows]
     reproduced = seed_statistics(baseline_finals(store))
-    return baseline_rows({statistics.name: asdict(statistics) for statistics in reproduced}) + rows
+    return baseline_rows(reproduced) + [row | {"front": row in front} for row in rows]
 
 
-def baseline_rows(reproduced: Mapping[str, Row] | None = None) -> list[Row]:
+def baseline_rows(reproduced: Sequence[SeedStatistics] = ()) -> list[Row]:
     """A row per baseline, and one per baseline that was retrained with the default training configuration."""
-    return [row for recipe in BASELINES.values() for row in _rows_of_baseline(recipe, reproduced or {})]
+    results = {statistics.name: asdict(statistics) for statistics in reproduced}
+    rows = []
+    for name, recipe in BASELINES.items():
+        author = results.get(name, {})
+        row = _row(name, "baseline", recipe.architecture, author)
+        row |= {"best_epoch": author.get("best_epoch"), "epochs": recipe.training.epochs}
+        reported = recipe.reported
+        rows.append(row | {"reported": reported.wording, "reported_test_accuracy": reported.test_accuracy})
+        if retrained := results.get(name + RETRAINED_SUFFIX):
+            row = _row(f"{name}, default training", "retrained", recipe.architecture, retrained)
+            rows.append(row | {"epochs": retrained["epochs"]})
+    return rows
 
 
 def published_rows() -> list[Row]:
-    """A row per network that others published."""
-    return [
-        _row(
-            name=network.name,
-            kind="published",
-            parameters=network.parameters,
-            reported_test_accuracy=network.test_accuracy,
-            epochs=network.epochs,
-            reported=f"{network.rule}; {network.source}",
-        )
-        for network in published()
-    ]
-
-
-def _rows_of_baseline(recipe: Recipe, reproduced: Mapping[str, Row]) -> Iterator[Row]:
-    network = _network(recipe.architecture)
-    author = reproduced.get(recipe.name, {})
-    yield _row(
-        name=recipe.name,
-        kind="baseline",
-        **network,
-        **_test_results(author),
-        reported_test_accuracy=recipe.reported.test_accuracy,
-        best_epoch=author.get("best_epoch"),
-        epochs=recipe.training.epochs,
-        reported=recipe.reported.wording,
-    )
-    if retrained := reproduced.get(recipe.name + RETRAINED_SUFFIX):
-        results = _test_results(retrained)
-        name = f"{recipe.name}, default training"
-        yield _row(name=name, kind="retrained", **network, **results, epochs=retrained["epochs"])
+    """A row per network that others published; none of the accuracies is a mean over several seeds."""
+    rows = []
+    for network in json.loads(files("experiments").joinpath("published.json").read_text()):
+        row = _row(network["name"], "published") | {key: network[key] for key in ("parameters", "epochs")}
+        reported = f"{network['rule']}; {network['source']}"
+        rows.append(row | {"reported": reported, "reported_test_accuracy": network["test_accuracy"]})
+    return rows
 
 
 def _study_row(store: Store, record: StudyRecord) -> Row:
     final = final_evaluation(store, record)
     best = final.trial if final else record.best
     if best is None:
-        return _row(name=record.name, kind="study", budget=record.config.budget)
+        return _row(record.name, "study") | {"budget": record.config.budget}
     test = asdict(final.statistics) if final else {"epochs": best.epochs, "seconds": best.seconds}
-    return _row(
-        name=record.name,
-        kind="study",
-        budget=record.config.budget,
-        val_accuracy=best.val_accuracy,
-        trials=len(record.done),
-        epochs=test["epochs"],
-        **_test_results(test),
-        **_network(record.config.space.architecture(best.params)) | {"parameters": best.num_params},
-    )
-
-
-def _network(architecture: Architecture) -> Row:
-    return {
-        "parameters": architecture.num_params(),
-        "multiply_adds": architecture.multiply_adds(),
-        "architecture": str(architecture),
+    return _row(record.name, "study", record.config.space.architecture(best.params), test) | {
+        "parameters": best.num_params,
+        "budget": record.config.budget,
+        "val_accuracy": best.val_accuracy,
+        "trials": len(record.done),
+        "epochs": test["epochs"],
     }
 
 
-def _test_results(statistics: Mapping[str, Any]) -> Row:
+def _row(name: str, kind: str, network: Architecture | None = None, results: Row | None = None) -> Row:
+    row: Row = dict.fromkeys((*COLUMNS, *DETAILS)) | {"name": name, "kind": kind}
+    if network:
+        row |= {"parameters": network.num_params(), "multiply_adds": network.multiply_adds()}
+        row["architecture"] = str(network)
     keys = ("test_accuracy_mean", "test_accuracy_sd", "n_seeds", "low", "high", "worst", "seconds", "device")
-    return {key: statistics.get(key) for key in keys}
-
-
-def _row(**values: Any) -> Row:
-    return dict.fromkeys((*COLUMNS, *DETAILS)) | values
+    return row | {key: (results or {}).get(key) for key in keys}
 
 
 def leaderboard(rows: Sequence[Row]) -> str:
     """A Markdown table, the most accurate first: test means, then validation, then reported results."""
-    return "\n".join([LEADERBOARD_HEADER, *map(_leaderboard_line, sorted(rows, key=_rank))])
+    lines = ["| network | parameters | accuracy | seeds | evidence |", "|---|--:|--:|--:|---|"]
+    for row in sorted(rows, key=_rank):
+        accuracy, evidence = _evidence(row)
+        network = f"{row['name']} | {row['parameters'] or 0:,}"
+        lines.append(f"| {network} | {accuracy} | {row['n_seeds'] or 1} | {evidence} |")
+    return "\n".join(lines)
 
 
 def _rank(row: Row) -> tuple[int, float]:
@@ -142,11 +113,6 @@ def _rank(row: Row) -> tuple[int, float]:
         if row[name] is not None:
             return rank, -row[name]
     return 3, 0.0
-
-
-def _leaderboard_line(row: Row) -> str:
-    accuracy, evidence = _evidence(row)
-    return f"| {row['name']} | {row['parameters'] or 0:,} | {accuracy} | {row['n_seeds'] or 1} | {evidence} |"
 
 
 def _evidence(row: Row) -> tuple[str, str]:

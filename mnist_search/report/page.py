@@ -1,7 +1,5 @@
 """A study as one HTML page that loads nothing from the network."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from importlib.resources import files
@@ -9,31 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search import __version__
-from mnist_search.errors import DiskError, NotFound, UnusableConfiguration
+from mnist_search.errors import DiskError, NotFound, UnusableConfiguration, first_line
 from mnist_search.evaluation.champion import champion
 from mnist_search.evaluation.statistics import final_rows
 from mnist_search.export.inference import evaluation_digits
 from mnist_search.records import percent
-from mnist_search.report.error_analysis import analyze_errors, as_data_uri, plot_misclassified
+from mnist_search.report.error_analysis import as_data_uri, plot_misclassified
 from mnist_search.report.plots import as_html, study_figures, trials_figure
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import TrackingConfig
 from mnist_search.tracking.figures import confusion
+from mnist_search.training.evaluate import confusion_matrix, evaluate
 from mnist_search.training.model import load_network
 
 logger = logging.getLogger(__name__)
-
-LOCK_SECONDS = 60.0
-"""How long to wait for the sync process of another command."""
-
-ARTIFACT = "report.html"
-"""Name of the page among the artifacts of the study's MLflow run."""
 
 
 def log_report(
@@ -47,18 +39,11 @@ def log_report(
 ) -> None:
     """Write the page of a study to a file, log it to the study's MLflow run, or both.
 
-    Args:
-        storage: URL of the store.
-        study: name of the study.
-        data_dir: the MNIST files; None for the cache.
-        output: the file; None writes none.
-        tracking: where the study's parent run is; None logs nothing.
-        warn: reports that MLflow is unreachable.
+    ``data_dir`` is the folder of the MNIST files, None for the cache; ``warn`` reports that MLflow is
+    unreachable.
 
     Raises:
-        NotFound: no such study, or no complete trial.
-        Unavailable: no images to evaluate the champion on.
-        DiskError: the file cannot be written.
+        DiskError: the file cannot be written; and the errors of ``render_report``.
     """
     store = Store.open(storage, write=tracking is not None)
     html = render_report(store, study, data_dir)
@@ -67,23 +52,19 @@ def log_report(
             output.write_text(html)
         except OSError as error:
             raise DiskError(f"cannot write {output}: {error}; name another file with --output") from error
-    if tracking is not None:
-        _log(store, study, html, tracking, warn)
-
-
-def _log(store: Store, study: str, html: str, tracking: TrackingConfig, warn: Callable[[str], None]) -> None:
+    if tracking is None:
+        return
     from mlflow.exceptions import MlflowException  # MLflow, a second to import
 
     from mnist_search.tracking.setup import open_tracking
 
     tracked = TrackedStudy(store, study)
     try:
-        with tracked.lock(LOCK_SECONDS):
+        with tracked.lock(60.0):  # the sync process of another command may hold it
             opened = open_tracking(tracking, tracked)
-            opened.client.log_text(opened.parent_run_id, html, ARTIFACT)
+            opened.client.log_text(opened.parent_run_id, html, "report.html")
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        warn(f"no report in MLflow ({reason}); write it with mnist-search report {study}")
+        warn(f"no report in MLflow ({first_line(error)}); write it with mnist-search report {study}")
 
 
 def render_report(store: Store, study: str, data_dir: Path | None) -> str:
@@ -105,7 +86,7 @@ def render_report(store: Store, study: str, data_dir: Path | None) -> str:
     return page.render(
         record=record,
         finals=final_rows(store, record),
-        figures={name: Markup(html) for name, html in as_html(figures).items()},  # noqa: S704 - plotly's own
+        figures=as_html(figures),
         incomplete=[trial for trial in record.trials if trial.state in {"PRUNED", "FAIL"}],
         percent=percent,
         version=__version__,
@@ -124,11 +105,12 @@ def _champion(store: Store, study: str, data_dir: Path | None) -> dict[str, Any]
         return {}
     measure, digits = evaluation_digits(best.card, data_dir)
     evaluated_on = f"{len(digits):,} {'test' if measure == 'test_accuracy' else 'validation'} images"
-    analysis = analyze_errors(load_network(best.config.architecture, best.weights), digits)
+    evaluation = evaluate(load_network(best.config.architecture, best.weights), digits)
+    counts = confusion_matrix(evaluation.predictions, digits.labels).numpy()
     return {
         "champion": best,
-        "analysis": analysis,
+        "accuracy": evaluation.accuracy,
         "evaluated_on": evaluated_on,
-        "confusion": as_data_uri(confusion(analysis.confusion, evaluated_on)),
-        "misclassified": as_data_uri(plot_misclassified(analysis.worst)),
+        "confusion": as_data_uri(confusion(counts, evaluated_on)),
+        "misclassified": as_data_uri(plot_misclassified(evaluation, digits)),
     }

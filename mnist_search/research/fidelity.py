@@ -25,10 +25,10 @@ from mnist_search.data.dataset import Split, load_split
 from mnist_search.research import jsonl
 from mnist_search.search.samplers import derive_seed, sampler_for_trial
 from mnist_search.training.device import resolve_device, select_compute_mode
-from mnist_search.training.ema import ExponentialMovingAverage
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.fit import STEPS_BETWEEN_CHECKS, Diverged, fit
 from mnist_search.training.model import build
+from mnist_search.training.step import ExponentialMovingAverage
 from search_space import SearchSpace
 from search_space.space import Params
 

@@ -15,7 +15,6 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.published import published
 from mnist_search.evaluation.finals import RETRAINED_SUFFIX
 
 EXPERIMENTS = Path("experiments")
@@ -40,7 +39,8 @@ def main(
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mnist-search", "font.size": 10}):
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
         axes = figure.subplots()
-        others = [Point(network.parameters, 100 * network.test_accuracy) for network in published()]
+        published = json.loads((experiments / "published.json").read_text())
+        others = [Point(network["parameters"], 100 * network["test_accuracy"]) for network in published]
         _draw(axes, others, "x", "0.6", "published by others, as reported")
         _draw(axes, map(_baseline, authors), "s", "tab:orange", "baselines, their authors' training")
         _draw(axes, map(_baseline, retrained), "D", "tab:blue", "baselines, default training")

@@ -36,10 +36,7 @@ def warmup(epochs: int) -> int:
 
 
 class ParameterBudgetPruner(pruners.BasePruner):
-    """Prunes trials over the parameter budget, and otherwise defers to the wrapped pruner.
-
-    It works before the first report, for trials that were enqueued, edited or resumed.
-    """
+    """Prunes trials over the budget, even before their first report, and defers to the wrapped pruner."""
 
     def __init__(self, pruner: pruners.BasePruner, budget: ParameterBudget) -> None:
         self._pruner, self._budget = pruner, budget

@@ -76,10 +76,8 @@ class BudgetSampler(BaseSampler):
 
     Params that the wrapped sampler does not propose jointly are drawn independently, so that a
     configuration is complete before the trial gets any param. Params that a trial already has,
-    enqueued or from an interrupted attempt, are kept.
-
-    Optuna's samplers share a joint proposal with other workers by writing it to the trial. Here only
-    the proposal that is used is written.
+    enqueued or from an interrupted attempt, are kept. Optuna's samplers share a joint proposal with
+    other workers by writing it to the trial; here only the proposal that is used is written.
 
     Args:
         sampler: the wrapped sampler.
@@ -89,8 +87,7 @@ class BudgetSampler(BaseSampler):
         repair: makes a proposal fit after ``max_draws`` rejections.
         max_draws: proposals of the wrapped sampler before ``repair`` is applied.
 
-    Attributes:
-        rejected: number of proposals rejected for the last trial.
+    ``rejected`` is the number of proposals rejected for the last trial.
     """
 
     def __init__(
@@ -104,10 +101,8 @@ class BudgetSampler(BaseSampler):
         repair: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
         max_draws: int = 100,
     ) -> None:
-        self._sampler, self._space = sampler, dict(space)
-        self._fits, self._joint = fits, joint
-        self._adjust, self._repair = adjust, repair
-        self._max_draws = max_draws
+        self._sampler, self._space, self._joint = sampler, dict(space), joint
+        self._fits, self._adjust, self._repair, self._max_draws = fits, adjust, repair, max_draws
         self._independent: dict[str, BaseDistribution] = {}
         self.rejected = 0
 
@@ -130,7 +125,9 @@ class BudgetSampler(BaseSampler):
             return {}
         joint = {n: d for n, d in search_space.items() if n not in self._independent}
         buffer = _BufferedStorage(study._storage, trial._trial_id)
-        view = _with_storage(study, buffer)
+        view = copy.copy(study)
+        view._storage = cast("BaseStorage", buffer)
+        view._thread_local = study._thread_local  # the cache of trials
         for _ in range(self._max_draws):
             params = dict(self._sampler.sample_relative(view, trial, joint))
             for name, param in self._space.items():
@@ -164,14 +161,6 @@ class BudgetSampler(BaseSampler):
     ) -> None:
         """Call the wrapped sampler."""
         self._sampler.after_trial(study, trial, state, values)
-
-
-def _with_storage(study: Study, storage: _BufferedStorage) -> Study:
-    """A shallow copy of the study with another storage and the same cache of trials."""
-    view = copy.copy(study)
-    view._storage = cast("BaseStorage", storage)
-    view._thread_local = study._thread_local
-    return view
 
 
 def check_sampler(name: str) -> None:

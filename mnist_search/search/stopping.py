@@ -12,8 +12,7 @@ class StopConditions:
     """When to stop early; None disables a condition.
 
     Attributes:
-        timeout: maximum duration of one command, in seconds.
-        trial_timeout: maximum duration of one trial, in seconds.
+        timeout, trial_timeout: maximum duration of one command and of one trial, in seconds.
         target_accuracy: validation accuracy at which to stop, a fraction.
         patience: number of trials without an improvement of the best.
     """
@@ -31,7 +30,7 @@ class StopConditions:
         if self.target_accuracy is not None and (best.val_accuracy or 0.0) >= self.target_accuracy:
             return f"trial {best.number} reached the target accuracy of {self.target_accuracy:.4f}"
         if self.patience is not None and best.completed:
-            since_best = sum(bool(t.completed and t.completed > best.completed) for t in record.done)
-            if since_best >= self.patience:
-                return f"no improvement in {since_best} trials since trial {best.number}"
+            later = [t for t in record.done if t.completed and t.completed > best.completed]
+            if len(later) >= self.patience:
+                return f"no improvement in {len(later)} trials since trial {best.number}"
         return None

@@ -19,11 +19,11 @@ from mnist_search.records import StudyRecord
 from mnist_search.search.pruners import check_pruner, pruner_for
 from mnist_search.search.samplers import check_sampler, sampler_for_trial
 from mnist_search.storage import studies
-from mnist_search.storage.database import Store
+from mnist_search.storage.database import Store, retry
 from mnist_search.storage.finals import SUFFIX
 from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import Claim, TrialQueue
-from mnist_search.storage.studies import CONFIG_ATTR, N_TRIALS_ATTR, UID_ATTR
+from mnist_search.storage.studies import CONFIG_ATTR, KIND_ATTR, N_TRIALS_ATTR, UID_ATTR
 from search_space import Architecture
 
 DEFAULT_TRIALS = 50
@@ -31,13 +31,7 @@ DEFAULT_TRIALS = 50
 
 
 class SearchStudy:
-    """One study of the store, open for its queue and its proposals.
-
-    Attributes:
-        study: the Optuna study.
-        config: the stored StudyConfig.
-        queue: the trials.
-    """
+    """One study of the store with its stored StudyConfig, open for its queue and its proposals."""
 
     def __init__(
         self,
@@ -62,13 +56,10 @@ class SearchStudy:
         supervisor: ProcessIdentity | None = None,
         sampler: BaseSampler | None = None,
     ) -> SearchStudy:
-        """Open an existing study; a worker's store is open for writing, and ``supervisor`` started it.
+        """Open an existing study; NotFound without one, UnusableConfiguration if mnist-search did not create it.
 
-        ``sampler`` proposes in place of the sampler that the StudyConfig names.
-
-        Raises:
-            NotFound: no such study in the store.
-            UnusableConfiguration: mnist-search did not create the study.
+        A worker's store is open for writing, and ``supervisor`` started it. ``sampler`` proposes in place
+        of the sampler that the StudyConfig names.
         """
         return cls(store, studies.load(store, name), supervisor, sampler)
 
@@ -79,13 +70,14 @@ class SearchStudy:
         """Open the study of this name, created if it does not exist, in a store that is open for writing.
 
         ``n_trials`` is the requested number of trained trials; None for the stored number, or the default.
-        Raises StudyConflict if the study has another StudyConfig.
+        Raises StudyConflict if the study has another StudyConfig or is a study of finals.
         """
         with store.lock("claim"):
-            if name in optuna.get_all_study_names(store.storage):
-                study = optuna.load_study(study_name=name, storage=store.storage)
-            else:
-                study = optuna.create_study(study_name=name, storage=store.storage, direction="maximize")
+            study = optuna.create_study(
+                study_name=name, storage=store.storage, direction="maximize", load_if_exists=True
+            )
+            if KIND_ATTR in study.user_attrs:
+                raise StudyConflict(f"{name!r} is a study of finals; name another with --study NAME")
             if CONFIG_ATTR not in study.user_attrs and not study.trials:
                 study.set_user_attr(UID_ATTR, uuid.uuid4().hex)
                 study.set_user_attr(N_TRIALS_ATTR, n_trials or DEFAULT_TRIALS)
@@ -98,7 +90,7 @@ class SearchStudy:
     def check_same_config(self, config: StudyConfig) -> None:
         """Check that a StudyConfig equals the stored one; a StudyConflict names every difference."""
         if differences := self.config.differences(config):
-            text = "; ".join(f"{d.name} is {d.stored}, not {d.requested}" for d in differences)
+            text = "; ".join(f"{name} is {old}, not {new}" for name, (old, new) in differences.items())
             raise StudyConflict(
                 f"study {self.name!r} exists with another configuration ({text}); continue it with "
                 f"mnist-search resume {self.name}, or create another with --study NAME"
@@ -139,18 +131,12 @@ class SearchStudy:
         return self.queue.claim(self._suggest_params)
 
     def _suggest_params(self, trial: Trial) -> None:
-        """Let the sampler suggest every param; those of an earlier attempt are kept.
-
-        Every process has the same copy of a sampler object. Unless it makes the study's first proposal, it
-        reseeds its copy, so that it does not repeat the draws of another process.
-        """
-        if (
-            self._sampler
-            and not self._has_proposed
-            and any(t.params for t in self.study.get_trials(deepcopy=False))
-        ):
-            self._sampler.reseed_rng()
-        self._has_proposed = True
+        """Let the sampler suggest every param; those of an earlier attempt are kept."""
+        if self._sampler and not self._has_proposed:
+            # Every process has the same copy of a sampler object, whose draws it must not repeat.
+            if any(t.params for t in self.study.get_trials(deepcopy=False)):
+                self._sampler.reseed_rng()
+            self._has_proposed = True
         self.study.sampler = sampler = sampler_for_trial(self.config, trial.number, self._sampler)
         # Optuna samples at the first suggestion, so the sampler of this trial is the one in use.
         self.config.space.suggest(trial)
@@ -162,16 +148,15 @@ def resolve_config(url: str, name: str, budget: int, options: Mapping[str, Any])
     """The StudyConfig that a command requests.
 
     ``options`` are fields of StudyConfig and of its SearchSpace. Those that are not given, or None, take
-    the values of the stored study, so that a changed default never causes a conflict with an existing
-    study. A new study takes the defaults. The store need not exist.
+    the values of the stored study, so that a changed default never conflicts with it, or the defaults.
+    The store need not exist.
 
     Raises:
         ValueError: a value is out of range, or no network of the space is within the budget.
-        UsageError: no such sampler or pruner.
-        UnusableConfiguration: mnist-search did not create the study.
+        UsageError, UnusableConfiguration: no such sampler or pruner; mnist-search did not create the study.
     """
     values = {option: value for option, value in options.items() if value is not None}
-    study = _stored_study(url, name)
+    study = stored_study(url, name)
     if study is None:
         config = StudyConfig.for_budget(budget, **values)
     else:
@@ -197,18 +182,18 @@ def study_name(text: str) -> str:
 
 def n_trials(url: str, name: str, requested: int | None) -> int:
     """Number of trained trials of a command: requested, stored or default."""
-    study = _stored_study(url, name)
+    study = stored_study(url, name)
     stored = int(study.user_attrs[N_TRIALS_ATTR]) if study else 0
     return max(requested or stored or DEFAULT_TRIALS, stored)
 
 
-def _stored_study(url: str, name: str) -> optuna.Study | None:
+def stored_study(url: str, name: str) -> optuna.Study | None:
+    """The study of this name; None without a store or study, or if its creation is not complete."""
     try:
-        study = studies.load(Store.open(url), name)
+        study = retry(lambda: studies.load(Store.open(url), name))
     except NotFound:
         return None
-    is_complete = CONFIG_ATTR in study.user_attrs or study.trials  # else its creation was interrupted
-    return study if is_complete else None
+    return study if CONFIG_ATTR in study.user_attrs or study.trials else None
 
 
 @contextmanager

@@ -29,14 +29,11 @@ def enqueue_baselines(search_study: SearchStudy) -> list[str]:
 
 
 def enqueue_templates(search_study: SearchStudy) -> None:
-    """Enqueue the known templates in a new study, at most one per slot, each once.
-
-    A study with started trials is left unchanged.
-    """
-    if any(trial.state != TrialState.WAITING for trial in search_study.study.get_trials(deepcopy=False)):
-        return
-    for params in known_templates(search_study.config)[: search_study.n_trials]:
-        search_study.enqueue(params)
+    """Enqueue the known templates, at most one per slot, each once, unless the study has started trials."""
+    trials = search_study.study.get_trials(deepcopy=False)
+    if all(trial.state == TrialState.WAITING for trial in trials):
+        for params in known_templates(search_study.config)[: search_study.n_trials]:
+            search_study.enqueue(params)
 
 
 def known_templates(study_config: StudyConfig) -> list[dict[str, Any]]:
@@ -59,10 +56,7 @@ def scaled_to_budget(study_config: StudyConfig, params: Mapping[str, Any]) -> di
 
 
 def project_to_space(study_config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A full set of params of the space, the nearest to the given ones.
-
-    A param that is not given takes its lower bound, or its first choice.
-    """
+    """The point of the space nearest to the params; one that is not given is at its lower bound or first choice."""
     projected = {}
     for name, param in study_config.space.distributions.items():
         if isinstance(param, IntDistribution | FloatDistribution):

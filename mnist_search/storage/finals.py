@@ -14,17 +14,14 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState, create_trial
 
-from mnist_search.errors import NotFound, StudyConflict
+from mnist_search.errors import StudyConflict
 from mnist_search.records import FinalsRecord, FinalTask
 from mnist_search.storage import older_stores, studies
 from mnist_search.storage.database import Store
 from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import Claim, TrialQueue
-from mnist_search.storage.studies import CONFIG_ATTR, TASK_ATTR, UID_ATTR
+from mnist_search.storage.studies import CONFIG_ATTR, KIND_ATTR, TASK_ATTR, UID_ATTR
 from mnist_search.storage.tables import old_finals
-
-KIND_ATTR, FINALS_KIND = "kind", "finals"
-"""Attribute of an Optuna study that holds finals."""
 
 SUFFIX = ".finals"
 BASELINE_FINALS = f"baselines{SUFFIX}"
@@ -42,12 +39,7 @@ def finals_uid(search_uid: str) -> str:
 
 
 class FinalsStudy:
-    """A study of finals, open for its queue.
-
-    Attributes:
-        study: the Optuna study.
-        queue: its trials.
-    """
+    """A study of finals, open for its queue."""
 
     def __init__(self, store: Store, study: optuna.Study, supervisor: ProcessIdentity | None = None) -> None:
         self._store = store
@@ -57,20 +49,12 @@ class FinalsStudy:
 
     @classmethod
     def open(cls, store: Store, name: str, supervisor: ProcessIdentity | None = None) -> FinalsStudy:
-        """Open existing finals.
-
-        Raises:
-            NotFound: no such study in the store.
-        """
+        """Open existing finals; NotFound if the store has none of this name."""
         return cls(store, studies.load(store, name), supervisor)
 
     @classmethod
     def open_or_create(cls, store: Store, name: str, uid: str | None = None) -> FinalsStudy:
-        """Open finals, created if they do not exist.
-
-        Raises:
-            StudyConflict: another study has this name.
-        """
+        """Open finals, created if they do not exist; StudyConflict if another study has this name."""
         with store.lock("claim"):
             return cls(store, create_study(store, name, uid or uuid.uuid4().hex))
 
@@ -84,7 +68,7 @@ class FinalsStudy:
             stored = {trial.task.key: trial for trial in self.record().current if trial.task}
             for task in tasks:
                 trial = stored.get(task.key)
-                if trial is not None and trial.task != task:
+                if trial and trial.task != task:
                     raise StudyConflict(
                         f"{self.name} has {task.name} with another training configuration; "
                         "train it again with --again"
@@ -99,52 +83,32 @@ class FinalsStudy:
 
     def record(self) -> FinalsRecord:
         """The finals, as stored now."""
-        return _record(self._store, self.study)
+        return studies.finals_record(self._store, self.study)
 
 
 def create_study(store: Store, name: str, uid: str) -> optuna.Study:
-    """The Optuna study of finals of this name, created if it does not exist; under the claim lock.
-
-    Raises:
-        StudyConflict: another study has this name.
-    """
-    if name in optuna.get_all_study_names(store.storage):
-        study = optuna.load_study(study_name=name, storage=store.storage)
-        is_finals = study.user_attrs.get(KIND_ATTR) == FINALS_KIND
-        if not is_finals and (study.trials or CONFIG_ATTR in study.user_attrs):
-            raise StudyConflict(f"{name!r} is a study of another kind; delete or rename it with Optuna")
-    else:
-        study = optuna.create_study(
-            study_name=name, storage=store.storage, directions=["maximize", "minimize"]
-        )
-    if KIND_ATTR not in study.user_attrs:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(["test_accuracy", "test_loss"])
-        study.set_user_attr(UID_ATTR, uid)
-        study.set_user_attr(KIND_ATTR, FINALS_KIND)
+    """The Optuna study of finals of this name, created if it does not exist; under the claim lock."""
+    study = optuna.create_study(
+        study_name=name, storage=store.storage, directions=["maximize", "minimize"], load_if_exists=True
+    )
+    if KIND_ATTR in study.user_attrs:
+        return study
+    if study.trials or CONFIG_ATTR in study.user_attrs:
+        raise StudyConflict(f"{name!r} is a study of another kind; delete or rename it with Optuna")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(["test_accuracy", "test_loss"])
+    study.set_user_attr(UID_ATTR, uid)
+    study.set_user_attr(KIND_ATTR, "finals")  # last: it marks a complete study
     return study
 
 
 def load(store: Store, name: str, old_key: str) -> FinalsRecord | None:
     """Finals for reading, of any version; None without any.
 
-    Args:
-        store: open or not for writing.
-        name: of the finals.
-        old_key: uid of the search study, or ``reproduction``.
+    ``old_key`` is the uid of the search study, or ``reproduction``.
     """
-    if store.has_table(old_finals):
-        record = older_stores.old_records(store).get(old_key)
-        if record is not None:
-            return record
-    try:
-        study = studies.load(store, name)
-    except NotFound:
-        return None
-    return _record(store, study) if study.user_attrs.get(KIND_ATTR) == FINALS_KIND else None
-
-
-def _record(store: Store, study: optuna.Study) -> FinalsRecord:
-    trials = studies.trial_records(store, study)
-    return FinalsRecord(name=study.study_name, uid=str(study.user_attrs[UID_ATTR]), trials=trials)
+    if store.has_table(old_finals) and (record := older_stores.old_records(store).get(old_key)):
+        return record
+    study = studies.find(store, name)
+    return studies.finals_record(store, study) if study and KIND_ATTR in study.user_attrs else None

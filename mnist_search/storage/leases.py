@@ -6,17 +6,21 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import psutil
 import sqlalchemy as sa
 
+from mnist_search.storage import tables
 from mnist_search.storage.database import Store
 from mnist_search.storage.tables import leases
 
 RENEW_INTERVAL = 15.0
 LEASE_TIMEOUT = 8 * RENEW_INTERVAL
 """Seconds without a renewal after which any lease has expired."""
+
+LeaseStatus: TypeAlias = Literal["active", "expired", "crashed"]
+"""Whether the trial is still the worker's; ``crashed`` if its supervisor has outlived the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,50 +77,21 @@ def replacement(
 ) -> list[sa.Executable]:
     """The statements that lease a trial to this process, in place of an earlier lease."""
     process = ProcessIdentity.current()
-    row = {
-        "trial_id": trial_id,
-        "owner": owner,
-        "host": process.host,
-        "pid": process.pid,
-        "process_started": process.started,
-        "beat": store.now(),
-    }
+    row = {"trial_id": trial_id, "owner": owner, "beat": store.now()}
+    row |= {"host": process.host, "pid": process.pid, "process_started": process.started}
     if supervisor is not None:
         row |= {"supervisor_pid": supervisor.pid, "supervisor_started": supervisor.started}
-    return [deletion(trial_id), sa.insert(leases).values(row)]
+    return tables.replacement(leases, row)
 
 
-def renewal(store: Store, owner: str) -> sa.Update:
-    """The statement that renews the lease of an owner; it changes no row if the owner has none."""
-    return sa.update(leases).where(leases.c.owner == owner).values(beat=store.now())
-
-
-def renew(store: Store, owner: str) -> bool:
+def renew(store: Store, connection: sa.Connection, owner: str) -> bool:
     """Renew the lease of an owner; False if the owner has none."""
-    with store.engine.begin() as connection:
-        return bool(connection.execute(renewal(store, owner)).rowcount)
-
-
-def deletion(trial_id: int) -> sa.Delete:
-    """The statement that deletes the lease of a trial."""
-    return sa.delete(leases).where(leases.c.trial_id == trial_id)
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseStatus:
-    """State of a stored lease.
-
-    Attributes:
-        is_active: whether the trial is still the worker's.
-        is_crash: whether the supervisor has outlived the worker.
-    """
-
-    is_active: bool
-    is_crash: bool
+    renewal = sa.update(leases).where(leases.c.owner == owner).values(beat=store.now())
+    return bool(connection.execute(renewal).rowcount)
 
 
 def statuses(store: Store) -> dict[int, LeaseStatus]:
-    """Every lease, by trial id."""
+    """The status of every lease, by trial id."""
     age = (store.now() - leases.c.beat).label("age")
     with store.engine.begin() as connection:
         rows = connection.execute(sa.select(leases, age)).all()
@@ -124,7 +99,7 @@ def statuses(store: Store) -> dict[int, LeaseStatus]:
 
 
 def _status(row: Any) -> LeaseStatus:
-    worker = ProcessIdentity(row.host, row.pid, row.process_started)
-    is_active = row.age < LEASE_TIMEOUT and not worker.has_ended
+    if row.age < LEASE_TIMEOUT and not ProcessIdentity(row.host, row.pid, row.process_started).has_ended:
+        return "active"
     supervisor = row.supervisor_pid and ProcessIdentity(row.host, row.supervisor_pid, row.supervisor_started)
-    return LeaseStatus(is_active, is_crash=bool(not is_active and supervisor and supervisor.is_running))
+    return "crashed" if supervisor and supervisor.is_running else "expired"

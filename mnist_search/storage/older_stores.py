@@ -11,12 +11,11 @@ import platform
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import optuna
 import psutil
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -24,9 +23,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from experiments import StudyConfig
 from mnist_search.errors import TryAgain
 from mnist_search.records import EpochMetrics, FinalsRecord, FinalTask, TrialRecord
+from mnist_search.storage import studies
 from mnist_search.storage.studies import ATTEMPT_ATTR, CONFIG_ATTR, TASK_ATTR, UID_ATTR, VERSION_ATTR
 from mnist_search.storage.tables import epochs, leases, old_finals, tracked_runs, weights
-from search_space.serialization import from_dict
 
 if TYPE_CHECKING:
     from mnist_search.storage.database import Store
@@ -39,56 +38,51 @@ OLD_LEASE_TIMEOUT = 120.0
 
 def old_records(store: Store) -> dict[str, FinalsRecord]:
     """Finals in the table of version 0.1, by the uid of their search study or ``reproduction``."""
-    trials: defaultdict[str, list[TrialRecord]] = defaultdict(list)
+    return {
+        uid: FinalsRecord(name=uid, uid=uid, trials=[record for _, record in trials])
+        for uid, trials in _old_trials(store).items()
+    }
+
+
+def _old_trials(store: Store) -> dict[str, list[tuple[FrozenTrial, TrialRecord]]]:
+    """Final trials of version 0.1 as trials of Optuna, without their epochs, and as records."""
+    trials: defaultdict[str, list[tuple[FrozenTrial, TrialRecord]]] = defaultdict(list)
     with store.engine.connect() as connection:
         for row in connection.execute(sa.select(old_finals).order_by(old_finals.c.id)):
-            series = row.series.removeprefix(OLD_FINALS).partition("/")
-            trials[series[0]].append(_trial_record(row, int(series[2] or 1), len(trials[series[0]])))
-    return {uid: FinalsRecord(name=uid, uid=uid, trials=records) for uid, records in trials.items()}
-
-
-def _trial_record(row: Any, round_number: int, number: int) -> TrialRecord:
-    task, result = json.loads(row.task), json.loads(row.result or "{}")
-    curve = [_epoch(each) for each in result.get("curve", ())]
-    completed = curve[-1].timestamp / 1000 if curve else time.time()
-    failure = result.get("failure")
-    return TrialRecord(
-        number=number,
-        trial_id=-row.id,
-        state="WAITING" if not result else "FAIL" if failure else "COMPLETE",
-        params={},
-        num_params=from_dict(task["architecture"]).num_params(),
-        val_accuracy=curve[-1].val_accuracy if curve else None,
-        val_loss=curve[-1].val_loss if curve else None,
-        curve=curve,
-        reason=failure,
-        crashes=row.deaths,
-        attempt=f"0.1/{row.id}",
-        run_id=row.run_id,
-        started=_local_time(completed - result.get("seconds", 0.0)),
-        completed=_local_time(completed),
-        device=result.get("device"),
-        version=result.get("version"),
-        task=FinalTask(
-            name=row.name,
-            seed=row.seed,
-            architecture=from_dict(task["architecture"]),
-            training=from_dict(task["training"]),
-            evaluate=task["judged"],
-            round=round_number,
-        ),
-        test_accuracy=result.get("test_accuracy"),
-        test_loss=result.get("test_loss"),
-    )
-
-
-def _local_time(seconds: float) -> datetime:
-    """Seconds since 1970 as Optuna's naive local time."""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().replace(tzinfo=None)
+            uid, _, round_number = row.series.removeprefix(OLD_FINALS).partition("/")
+            curve = [_epoch(each) for each in json.loads(row.result or "{}").get("curve", ())]
+            trial = _optuna_trial(row, int(round_number or 1), curve)
+            trial.number, trial._trial_id = len(trials[uid]), -row.id  # noqa: SLF001
+            trials[uid].append((trial, studies.trial_record(trial, curve, {"run_id": row.run_id})))
+    return trials
 
 
 def _epoch(plain: dict[str, Any]) -> EpochMetrics:
     return EpochMetrics.from_dict({name.replace("test_", "val_"): value for name, value in plain.items()})
+
+
+def _optuna_trial(row: Any, round_number: int, curve: list[EpochMetrics]) -> FrozenTrial:
+    task, result = json.loads(row.task), json.loads(row.result or "{}")
+    final = {"name": row.name, "seed": row.seed, "evaluate": task.pop("judged"), "round": round_number}
+    attributes = {
+        TASK_ATTR: FinalTask.from_dict(task | final).to_dict(),
+        ATTEMPT_ATTR: f"0.1/{row.id}",
+        VERSION_ATTR: result.get("version"),
+        "deaths": row.deaths or None,
+        "device": result.get("device"),
+        "reason": result.get("failure"),
+    }
+    is_complete = bool(result) and attributes["reason"] is None
+    trial = create_trial(
+        state=TrialState.COMPLETE if is_complete else TrialState.FAIL if result else TrialState.WAITING,
+        values=[result["test_accuracy"], result["test_loss"]] if is_complete else None,
+        user_attrs={name: value for name, value in attributes.items() if value is not None},
+    )
+    if result:
+        completed = curve[-1].timestamp / 1000 if curve else time.time()
+        trial.datetime_complete = datetime.fromtimestamp(completed)  # noqa: DTZ006 - as Optuna stores it
+        trial.datetime_start = trial.datetime_complete - timedelta(seconds=result.get("seconds", 0.0))
+    return trial
 
 
 def convert(store: Store) -> None:
@@ -98,17 +92,20 @@ def convert(store: Store) -> None:
         TryAgain: a process of version 0.1 trains finals.
     """
     _add_columns(store)
-    for name in optuna.get_all_study_names(store.storage):
-        study = optuna.load_study(study_name=name, storage=store.storage)
-        if CONFIG_ATTR in study.user_attrs:
-            _raise_format(study)
+    searches = studies.mnist_search_studies(store)
+    for study in searches:
+        with suppress(ValueError):  # a newer or damaged study, which its verbs report
+            text = StudyConfig.from_json(study.user_attrs[CONFIG_ATTR]).to_json()
+            if text != study.user_attrs[CONFIG_ATTR]:
+                study.set_user_attr(CONFIG_ATTR, text)
     _check_no_final_runs(store)
-    for uid, record in old_records(store).items():
-        _convert_finals(store, uid, record)
+    names = {str(study.user_attrs[UID_ATTR]): study.study_name for study in searches}
+    for uid, trials in _old_trials(store).items():
+        _convert_finals(store, uid, names.get(uid, f"deleted-{uid[:8]}"), trials)
     with store.engine.begin() as connection:
         connection.execute(sa.delete(weights).where(weights.c.trial_id < 0))
         connection.execute(sa.delete(leases).where(leases.c.trial_id < 0))
-        old_finals.drop(connection)
+        connection.exec_driver_sql(f"DROP TABLE {old_finals.name}")
 
 
 def _add_columns(store: Store) -> None:
@@ -118,15 +115,6 @@ def _add_columns(store: Store) -> None:
             if column.name not in present:
                 kind = column.type.compile(store.engine.dialect)
                 connection.execute(sa.text(f"ALTER TABLE {leases.name} ADD COLUMN {column.name} {kind}"))
-
-
-def _raise_format(study: optuna.Study) -> None:
-    try:
-        text = StudyConfig.from_json(study.user_attrs[CONFIG_ATTR]).to_json()
-    except ValueError:  # a newer or damaged study, which its verbs report
-        return
-    if text != study.user_attrs[CONFIG_ATTR]:
-        study.set_user_attr(CONFIG_ATTR, text)
 
 
 def _check_no_final_runs(store: Store) -> None:
@@ -139,58 +127,34 @@ def _check_no_final_runs(store: Store) -> None:
         )
 
 
-def _convert_finals(store: Store, uid: str, record: FinalsRecord) -> None:
+def _convert_finals(
+    store: Store, uid: str, search: str, trials: list[tuple[FrozenTrial, TrialRecord]]
+) -> None:
     from mnist_search.storage.finals import BASELINE_FINALS, create_study, finals_uid, name_of_finals
 
-    searches = {
-        str(s.user_attrs[UID_ATTR]): s.study_name
-        for s in optuna.get_all_study_summaries(store.storage)
-        if CONFIG_ATTR in s.user_attrs
-    }
-    name = name_of_finals(searches.get(uid, f"deleted-{uid[:8]}"))
-    if uid == OLD_REPRODUCTIONS:
-        name = BASELINE_FINALS
-    # Version 0.1 had one uid for the baselines' finals of all stores.
-    study = create_study(store, name, uuid.uuid4().hex if uid == OLD_REPRODUCTIONS else finals_uid(uid))
+    if uid == OLD_REPRODUCTIONS:  # version 0.1 had one uid for the baselines' finals of all stores
+        study = create_study(store, BASELINE_FINALS, uuid.uuid4().hex)
+    else:
+        study = create_study(store, name_of_finals(search), finals_uid(uid))
     stored = {trial.user_attrs[ATTEMPT_ATTR] for trial in study.get_trials(deepcopy=False)}
-    for trial in record.trials:
-        if trial.attempt not in stored:
-            study.add_trial(_optuna_trial(trial))
+    for trial, record in trials:
+        if record.attempt not in stored:
+            study.add_trial(trial)
     ids = {t.user_attrs[ATTEMPT_ATTR]: t._trial_id for t in study.get_trials(deepcopy=False)}  # noqa: SLF001
-    for trial in record.trials:
-        _copy_rows(store, str(study.user_attrs[UID_ATTR]), trial, ids[trial.attempt])
-
-
-def _optuna_trial(trial: TrialRecord) -> FrozenTrial:
-    assert trial.task is not None
-    attributes = {
-        TASK_ATTR: trial.task.to_dict(),
-        ATTEMPT_ATTR: trial.attempt,
-        VERSION_ATTR: trial.version,
-        "device": trial.device,
-        "reason": trial.reason,
-    }
-    converted = create_trial(
-        state=TrialState[trial.state],
-        values=[trial.test_accuracy or 0.0, trial.test_loss or 0.0] if trial.state == "COMPLETE" else None,
-        user_attrs={name: value for name, value in attributes.items() if value is not None},
-    )
-    if trial.is_finished:
-        converted.datetime_start, converted.datetime_complete = trial.started, trial.completed
-    return converted
+    for _, record in trials:
+        _copy_rows(store, str(study.user_attrs[UID_ATTR]), record, ids[record.attempt])
 
 
 def _copy_rows(store: Store, study_uid: str, trial: TrialRecord, trial_id: int) -> None:
     key = {"trial_id": trial_id, "study_uid": study_uid}
-    rows = [{**key, "attempt": trial.attempt, **asdict(metrics)} for metrics in trial.curve]
-    run = [{**key, "run_id": trial.run_id, "model_id": None}] if trial.run_id else []
     with store.engine.begin() as connection:
         old = connection.execute(sa.select(weights).where(weights.c.trial_id == trial.trial_id)).mappings()
-        kept = [{**row, **key} for row in old]
-        tables: Sequence[tuple[sa.Table, list[dict[str, Any]]]] = (
-            (epochs, rows), (tracked_runs, run), (weights, kept),
-        )  # fmt: skip
-        for table, new in tables:
+        rows: dict[sa.Table, list[dict[str, Any]]] = {
+            epochs: [{**key, "attempt": trial.attempt, **asdict(metrics)} for metrics in trial.curve],
+            tracked_runs: [{**key, "run_id": trial.run_id, "model_id": None}] if trial.run_id else [],
+            weights: [{**row, **key} for row in old],
+        }
+        for table, new in rows.items():
             connection.execute(sa.delete(table).where(table.c.trial_id == trial_id))
             if new:
                 connection.execute(sa.insert(table), new)

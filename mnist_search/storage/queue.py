@@ -1,7 +1,7 @@
 """The trials of one study as a queue: each is claimed by one worker at a time and finished once.
 
-Each trial takes one slot, unless the budget rejects it. When its worker stops or crashes, the trial is requeued under the same
-number with the same params, so none is lost or duplicated. The study is full when every slot is
+Each trial takes one slot, unless the budget rejects it. When its worker stops or crashes, the trial is requeued
+under the same number with the same params, so none is lost or duplicated. The study is full when every slot is
 taken, and done when every trial has finished.
 """
 
@@ -12,21 +12,19 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.orm import Session
 
 from mnist_search import __version__
 from mnist_search.records import EpochMetrics
-from mnist_search.storage import leases, studies, weights
-from mnist_search.storage.database import Store, retry
+from mnist_search.storage import leases, studies, tables, weights
+from mnist_search.storage.database import Store
 from mnist_search.storage.leases import ProcessIdentity
-from mnist_search.storage.studies import ATTEMPT_ATTR, N_TRIALS_ATTR, UID_ATTR, VERSION_ATTR
-from mnist_search.storage.tables import epochs, intermediate_values, trial_user_attributes
+from mnist_search.storage.studies import ATTEMPT_ATTR, N_TRIALS_ATTR, TASK_ATTR, UID_ATTR, VERSION_ATTR
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +38,7 @@ class LostLease(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this worker has claimed.
-
-    Attributes:
-        owner: the lease's owner, which proves that the trial is still this worker's; names the attempt.
-    """
+    """A trial that this worker has claimed; ``owner`` identifies its lease and the attempt."""
 
     trial: Trial
     trial_id: int
@@ -52,12 +46,10 @@ class Claim:
 
 
 class TrialQueue:
-    """Claims, renews, finishes and releases the trials of one study.
+    """Claims, renews, finishes and releases the trials of one study in a store that is open for writing.
 
-    Args:
-        store: open for writing.
-        study: of the store.
-        supervisor: the process that started this worker; a crash counts only if it outlives the worker.
+    A method that changes a claimed trial raises LostLease, and changes nothing, if the trial is no longer
+    this worker's. ``supervisor`` started this worker; a crash counts only if it outlives the worker.
     """
 
     def __init__(self, store: Store, study: optuna.Study, supervisor: ProcessIdentity | None = None) -> None:
@@ -70,9 +62,8 @@ class TrialQueue:
     def claim(self, propose: Callable[[Trial], None] | None = None) -> Claim | None:
         """Claim a released trial, else an enqueued one, else a new one; None without a free slot.
 
-        Args:
-            propose: suggests every param of the trial; called while no other worker can claim. Without
-                it, only trials that were added to the study are claimed.
+        ``propose`` suggests every param of the trial, while no other worker can claim. Without it, only
+        trials that were added to the study are claimed.
         """
         with self._store.lock("claim"):
             self._release_expired()
@@ -82,10 +73,8 @@ class TrialQueue:
             claim = Claim(trial, id_of(trial), uuid.uuid4().hex)
             self._incomplete.add(claim.owner)
             changes = leases.replacement(self._store, claim.trial_id, claim.owner, self._supervisor)
-            changes += _attribute_changes(
-                claim.trial_id, {ATTEMPT_ATTR: claim.owner, VERSION_ATTR: __version__}
-            )
-            self._execute(changes)
+            attributes = {ATTEMPT_ATTR: claim.owner, VERSION_ATTR: __version__}
+            self._execute(changes + _attribute_changes(claim.trial_id, attributes))
             if propose is not None:
                 propose(trial)
             self._incomplete.remove(claim.owner)
@@ -94,48 +83,34 @@ class TrialQueue:
 
     def _next_trial(self, *, may_add: bool) -> Trial | None:
         trials = self._study.get_trials(deepcopy=False)
-        waiting = [t for t in trials if t.state == TrialState.WAITING]
-        released = [t for t in waiting if _was_claimed(t)]
-        if released:
-            return self._start(released[0])
+        # Optuna repeats a failed insertion, so that a lost acknowledgement inserts a trial twice. Of the
+        # final trials of one task, only the last is claimed.
+        last = {str(t.user_attrs.get(TASK_ATTR, t.number)): t for t in trials}
+        last_round = max(map(_round, trials), default=1)
+        waiting = [t for t in last.values() if t.state == TrialState.WAITING and _round(t) == last_round]
         taken = sum(not studies.is_over_budget(t) for t in trials) - len(waiting)
-        if may_add and taken >= int(self._study.user_attrs[N_TRIALS_ATTR]):
+        is_full = may_add and taken >= int(self._study.user_attrs[N_TRIALS_ATTR])
+        released = [t for t in waiting if _was_claimed(t)]
+        claimable = released or ([] if is_full else waiting)
+        if claimable:
+            trial_id = id_of(claimable[0])
+            self._store.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+            return Trial(self._study, trial_id)
+        if is_full or not may_add:
             return None
-        if waiting:
-            return self._start(waiting[0])
-        if not may_add:
-            return None
-        # Optuna repeats a failed insertion, so that a lost acknowledgement inserts a trial twice. As a
-        # waiting trial the second one takes the next slot; as a running one it would exceed them.
+        # If it is inserted twice, the second takes the next slot; as a running trial it would exceed them.
         self._study.add_trial(create_trial(state=TrialState.WAITING))
         return self._study.ask()
 
-    def _start(self, trial: FrozenTrial) -> Trial:
-        self._store.storage.set_trial_state_values(id_of(trial), TrialState.RUNNING)
-        return Trial(self._study, id_of(trial))
-
     def report(self, claim: Claim, metrics: EpochMetrics) -> None:
-        """Store an epoch, report its validation accuracy to Optuna and renew the lease, in one transaction.
-
-        Raises:
-            LostLease: the trial is no longer this worker's; nothing was changed.
-        """
+        """Store an epoch, report its validation accuracy to Optuna and renew the lease, in one transaction."""
         row = {"trial_id": claim.trial_id, "attempt": claim.owner, "study_uid": self._uid, **asdict(metrics)}
-        key = epochs.c.trial_id == claim.trial_id, epochs.c.attempt == claim.owner
-        # A lost acknowledgement repeats the call.
-        changes = [
-            sa.delete(epochs).where(*key, epochs.c.epoch == metrics.epoch),
-            sa.insert(epochs).values(row),
-        ]
-        if metrics.val_accuracy is None:
-            self._execute(changes, claim)
-        else:
-            step, value = metrics.epoch, metrics.val_accuracy
-            self._execute(
-                changes,
-                claim,
-                then=lambda storage: storage.set_trial_intermediate_value(claim.trial_id, step, value),
-            )
+        then = None
+        if (value := metrics.val_accuracy) is not None:
+            report = self._store.storage.set_trial_intermediate_value
+            then = partial(report, claim.trial_id, metrics.epoch, value)
+        # An epoch replaces itself: a lost acknowledgement repeats the call.
+        self._execute(tables.replacement(tables.epochs, row), claim, then)
 
     def finish(
         self,
@@ -145,20 +120,12 @@ class TrialQueue:
         *,
         attributes: Mapping[str, Any] | None = None,
         safetensors: bytes | None = None,
-        keep: int | None = 0,
+        keep: int | None = None,
     ) -> None:
         """Finish a trial in one transaction, and keep its weights while it is among the ``keep`` best.
 
-        Args:
-            claim: the trial.
-            state: COMPLETE, PRUNED or FAIL.
-            values: of the study's objectives, for a complete trial.
-            attributes: user attributes: reason, traceback.
-            safetensors: its trained weights.
-            keep: number of trials whose weights the store keeps; None for all.
-
-        Raises:
-            LostLease: the trial is no longer this worker's; nothing was changed.
+        ``values`` are those of the study's objectives for a complete trial, ``attributes`` its reason and
+        traceback. The store keeps the weights of all trials if ``keep`` is None.
         """
         with self._store.lock("claim"):
             stored = self._store.storage.get_trial(claim.trial_id)
@@ -167,128 +134,104 @@ class TrialQueue:
             if values is None and state == TrialState.PRUNED and stored.last_step is not None:
                 values = [stored.intermediate_values[stored.last_step]]  # as Study.tell does
             self._study.sampler.after_trial(self._study, stored, state, values)
-            changes: list[sa.Executable] = [leases.deletion(claim.trial_id)]
-            changes += _attribute_changes(claim.trial_id, attributes or {})
-            is_kept = keep is None
-            if keep is not None:
-                kept = self._kept_after(stored, state, values)[:keep]
-                changes.append(weights.deletion_of_others(self._uid, kept))
-                is_kept = claim.trial_id in kept
-            if safetensors is not None and is_kept:
+            changes: list[sa.Executable] = []
+            kept = None if keep is None else self._kept_after(stored, state, values)[:keep]
+            if kept is not None:
+                of_study = sa.delete(tables.weights).where(tables.weights.c.study_uid == self._uid)
+                changes.append(of_study.where(tables.weights.c.trial_id.not_in(kept)))
+            if safetensors is not None and (kept is None or claim.trial_id in kept):
                 changes += weights.replacement(claim.trial_id, self._uid, safetensors)
-            self._set_state(claim.trial_id, state, values, changes, claim)
+            self._end_attempt(
+                claim.trial_id, state, claim, attributes=attributes, values=values, changes=changes
+            )
         logger.info("finished trial %d: %s", claim.trial.number, state.name)
 
     def _kept_after(self, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> list[int]:
         """Ids of complete trials, best first, as they will be when a trial has ended in ``state``."""
-        ids = {t.trial_id: t.rank for t in studies.study_record(self._store, self._study).ranked}
+        record = studies.study_record(self._store, self._study)
+        ranks = {t.trial_id: t.rank for t in record.ranked}
         if state == TrialState.COMPLETE and values:
-            losses = studies.curves(self._store, self._uid, [id_of(trial)]).get(id_of(trial), [])
-            loss = losses[-1].val_loss if losses else None
-            ids[id_of(trial)] = (-values[0], loss or 0.0, trial.number)
-        return sorted(ids, key=lambda trial_id: ids[trial_id])
+            loss = record.trials[trial.number].val_loss
+            ranks[id_of(trial)] = (-values[0], loss or 0.0, trial.number)
+        return sorted(ranks, key=lambda trial_id: ranks[trial_id])
 
     def release(self, claim: Claim) -> None:
-        """Requeue a trial under its number, without the epochs of this attempt.
-
-        Raises:
-            LostLease: the trial is no longer this worker's; nothing was changed.
-        """
+        """Requeue a trial under its number, without the epochs of this attempt."""
         with self._store.lock("claim"):
-            self._release(claim.trial_id, claim)
+            self._end_attempt(claim.trial_id, TrialState.WAITING, claim)
         logger.info("released trial %d", claim.trial.number)
 
     def renew(self, claim: Claim) -> bool:
         """Renew the lease of a trial; False if the trial is no longer this worker's."""
-        return leases.renew(self._store, claim.owner)
+        with self._store.engine.begin() as connection:
+            return leases.renew(self._store, connection, claim.owner)
 
     def release_expired(self, *, count_crashes: bool = True) -> None:
         """Requeue the trials of workers that have ended without releasing them.
 
-        Args:
-            count_crashes: whether workers that this supervisor has outlived have crashed.
+        ``count_crashes`` says whether workers that this supervisor has outlived have crashed.
         """
-
-        def release() -> None:
-            with self._store.lock("claim"):
-                self._release_expired(count_crashes=count_crashes)
-
-        retry(release)
+        with self._store.lock("claim"):
+            self._release_expired(count_crashes=count_crashes)
 
     def _release_expired(self, *, count_crashes: bool = True) -> None:
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         statuses = leases.statuses(self._store) if running else {}
         for trial in running:
             status = statuses.get(id_of(trial))
-            is_incomplete = trial.user_attrs.get(ATTEMPT_ATTR) in self._incomplete
-            if status and status.is_active and not is_incomplete:
+            if status == "active" and trial.user_attrs.get(ATTEMPT_ATTR) not in self._incomplete:
                 continue
-            crashes = trial.user_attrs.get("deaths", 0)
-            if status and status.is_crash and count_crashes:
-                crashes += 1
+            crashes = trial.user_attrs.get("deaths", 0) + (status == "crashed" and count_crashes)
             logger.info("the lease of trial %d expired, crashes: %d", trial.number, crashes)
-            attributes: dict[str, Any] = {"deaths": crashes} if crashes else {}
-            if crashes < MAX_CRASHES:
-                self._release(id_of(trial), attributes=attributes)
-                continue
-            attributes["reason"] = f"its worker crashed {crashes} times"
-            changes = [leases.deletion(id_of(trial)), *_attribute_changes(id_of(trial), attributes)]
-            self._set_state(id_of(trial), TrialState.FAIL, None, changes)
+            state = TrialState.WAITING
+            attributes: dict[str, Any] = {"deaths": crashes or None}
+            if crashes >= MAX_CRASHES:
+                state = TrialState.FAIL
+                attributes["reason"] = f"its worker crashed {crashes} times"
+            self._end_attempt(id_of(trial), state, attributes=attributes)
 
-    def _release(
-        self, trial_id: int, claim: Claim | None = None, attributes: Mapping[str, Any] | None = None
-    ) -> None:
-        changes = [
-            sa.delete(intermediate_values).where(intermediate_values.c.trial_id == trial_id),
-            sa.delete(epochs).where(epochs.c.trial_id == trial_id),
-            leases.deletion(trial_id),
-            *_attribute_changes(trial_id, attributes or {}),
-        ]
-        self._set_state(trial_id, TrialState.WAITING, None, changes, claim)
-
-    def _set_state(
+    def _end_attempt(
         self,
         trial_id: int,
         state: TrialState,
-        values: Sequence[float] | None,
-        changes: Sequence[sa.Executable],
         claim: Claim | None = None,
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        values: Sequence[float] | None = None,
+        changes: Sequence[sa.Executable] = (),
     ) -> None:
-        """Change a trial's state and execute ``changes`` in one transaction."""
-        self._execute(
-            changes, claim, then=lambda storage: storage.set_trial_state_values(trial_id, state, values)
-        )
+        """Set a trial's state and attributes, delete its lease and execute ``changes``, in one transaction."""
+        emptied: list[sa.TableClause] = [tables.leases]
+        if state == TrialState.WAITING:
+            emptied += [tables.epochs, tables.intermediate_values]
+        changes = [*changes, *_attribute_changes(trial_id, attributes or {})]
+        changes += [sa.delete(table).where(table.c.trial_id == trial_id) for table in emptied]
+        set_state = self._store.storage.set_trial_state_values
+        self._execute(changes, claim, partial(set_state, trial_id, state, values))
 
     def _execute(
         self,
         changes: Sequence[sa.Executable],
         claim: Claim | None = None,
-        then: Callable[[BaseStorage], object] | None = None,
+        then: Callable[[], object] | None = None,
     ) -> None:
         """Execute ``changes`` and a write of Optuna's storage in one transaction, fenced by the lease of ``claim``.
 
         Optuna's storage joins the session that this thread has open, and commits it.
-
-        Raises:
-            LostLease: the trial is no longer this worker's; nothing was changed.
         """
         session = self._store.storage.scoped_session()
         try:
             if claim:
-                self._renew_in(session, claim)
+                self._check_lease(claim, session.connection())
             for change in changes:
                 session.execute(change)
-            if then is None:
-                session.commit()
-            else:
-                then(self._store.storage)
+            (then or session.commit)()
         except BaseException:
             session.rollback()
             raise
 
-    def _renew_in(self, session: Session, claim: Claim) -> None:
-        connection = session.connection()
-        if not connection.execute(leases.renewal(self._store, claim.owner)).rowcount:
+    def _check_lease(self, claim: Claim, connection: sa.Connection) -> None:
+        if not leases.renew(self._store, connection, claim.owner):
             raise LostLease(f"the lease of trial {claim.trial.number} expired; another worker has the trial")
 
     def kept_weights(self) -> dict[int, bytes]:
@@ -303,14 +246,16 @@ def id_of(trial: Trial | FrozenTrial) -> int:
 
 def _attribute_changes(trial_id: int, attributes: Mapping[str, Any]) -> list[sa.Executable]:
     """The statements that set user attributes of a trial; None deletes one."""
-    table = trial_user_attributes
-    changes: list[sa.Executable] = []
-    for key, value in attributes.items():
-        changes.append(sa.delete(table).where(table.c.trial_id == trial_id, table.c.key == key))
-        if value is not None:
-            row = {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-            changes.append(sa.insert(table).values(row))
-    return changes
+    table = tables.trial_user_attributes
+    old = sa.delete(table).where(table.c.trial_id == trial_id, table.c.key.in_(attributes))
+    plain = {key: json.dumps(value) for key, value in attributes.items() if value is not None}
+    rows = ({"trial_id": trial_id, "key": key, "value_json": value} for key, value in plain.items())
+    return [old, *(sa.insert(table).values(row) for row in rows)]
+
+
+def _round(trial: FrozenTrial) -> int:
+    """The round of a final trial, of which the last is trained; 1 for a trial of a search."""
+    return int(trial.user_attrs.get(TASK_ATTR, {}).get("round", 1))
 
 
 def _was_claimed(trial: FrozenTrial) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 import sqlalchemy as sa
@@ -12,35 +12,37 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments import StudyConfig
 from mnist_search.errors import NotFound, UnusableConfiguration
-from mnist_search.records import STATES, EpochMetrics, FinalTask, StudyRecord, TrialRecord
+from mnist_search.records import EpochMetrics, FinalsRecord, FinalTask, State, StudyRecord, TrialRecord
 from mnist_search.storage.tables import epochs, tracked_runs
 
 if TYPE_CHECKING:
     from mnist_search.storage.database import Store
 
 CONFIG_ATTR, N_TRIALS_ATTR, UID_ATTR = "experiment", "trials_target", "uid"
-"""Attributes of an Optuna study that mnist-search created."""
+"""Attributes of an Optuna study that mnist-search created for a search."""
 
-ATTEMPT_ATTR, VERSION_ATTR = "attempt", "version"
-"""Attributes of a trial: owner of its last lease, and version of mnist-search at that time."""
+KIND_ATTR = "kind"
+"""Attribute of an Optuna study that holds finals."""
 
-OVER_BUDGET_ATTR = "over_budget"
-"""Attribute of a trial that the budget rejected before training."""
-
-TASK_ATTR = "task"
-"""Attribute of a final trial: what it trains, as plain values."""
+ATTEMPT_ATTR, VERSION_ATTR, OVER_BUDGET_ATTR, TASK_ATTR = "attempt", "version", "over_budget", "task"
+"""Attributes of a trial: owner of its last lease, version of mnist-search at that time, whether the budget
+rejected it before training, and what a final trial trains."""
 
 
 def load(store: Store, name: str) -> optuna.Study:
-    """The Optuna study of this name.
+    """The Optuna study of this name; NotFound if the store has none."""
+    study = find(store, name)
+    if study is None:
+        raise NotFound(f"no study {name!r} in {store}; list its studies with mnist-search studies")
+    return study
 
-    Raises:
-        NotFound: no such study in the store.
-    """
+
+def find(store: Store, name: str) -> optuna.Study | None:
+    """The Optuna study of this name; None if the store has none."""
     try:
         return optuna.load_study(study_name=name, storage=store.storage)
     except KeyError:
-        raise NotFound(f"no study {name!r} in {store}; list its studies with mnist-search studies") from None
+        return None
 
 
 def mnist_search_studies(store: Store) -> list[optuna.Study]:
@@ -50,11 +52,7 @@ def mnist_search_studies(store: Store) -> list[optuna.Study]:
 
 
 def stored_config(study: optuna.Study) -> StudyConfig:
-    """The StudyConfig of a study.
-
-    Raises:
-        UnusableConfiguration: mnist-search did not create the study, or a newer version did.
-    """
+    """The StudyConfig of a study; UnusableConfiguration if mnist-search, or this version, did not create it."""
     text = study.user_attrs.get(CONFIG_ATTR)
     if text is None:
         raise UnusableConfiguration(
@@ -75,83 +73,68 @@ def study_record(store: Store, study: optuna.Study) -> StudyRecord:
         uid=str(study.user_attrs[UID_ATTR]),
         config=stored_config(study),
         n_trials=int(study.user_attrs[N_TRIALS_ATTR]),
-        trials=trial_records(store, study),
+        trials=_trial_records(store, study),
     )
 
 
-def trial_records(store: Store, study: optuna.Study) -> list[TrialRecord]:
-    """The trials of a study of either kind, as stored now."""
+def finals_record(store: Store, study: optuna.Study) -> FinalsRecord:
+    """The finals, as stored now."""
+    uid, trials = str(study.user_attrs[UID_ATTR]), _trial_records(store, study)
+    return FinalsRecord(name=study.study_name, uid=uid, trials=trials)
+
+
+def _trial_records(store: Store, study: optuna.Study) -> list[TrialRecord]:
     uid = str(study.user_attrs[UID_ATTR])
-    stored = curves(store, uid)
-    runs = _runs(store, uid)
+    runs = {row["trial_id"]: dict(row) for row in _rows(store, tracked_runs, uid)}
+    curves: defaultdict[int, list[EpochMetrics]] = defaultdict(list)
+    for row in _rows(store, epochs, uid):
+        metrics = {name: value for name, value in row.items() if value is not None}
+        curves[row["trial_id"]].append(EpochMetrics.from_dict(metrics))
     return [
-        _trial_record(trial, stored.get(trial._trial_id, ()), runs.get(trial._trial_id))  # noqa: SLF001
+        trial_record(trial, curves[trial._trial_id], runs.get(trial._trial_id, {}))  # noqa: SLF001
         for trial in study.get_trials(deepcopy=False)
     ]
 
 
-def curves(
-    store: Store, study_uid: str, trial_ids: Collection[int] | None = None
-) -> Mapping[int, Sequence[EpochMetrics]]:
-    """Stored epochs of a study's trials, by trial id, in order; empty in a store of version 0.1."""
-    if not store.has_table(epochs):
-        return {}
-    of_study = sa.select(epochs).where(epochs.c.study_uid == study_uid).order_by(epochs.c.epoch)
-    if trial_ids is not None:
-        of_study = of_study.where(epochs.c.trial_id.in_(trial_ids))
-    stored: defaultdict[int, list[EpochMetrics]] = defaultdict(list)
+def _rows(store: Store, table: sa.Table, study_uid: str) -> Sequence[sa.RowMapping]:
+    """The rows of a study, in order; none in a store of version 0.1, which lacks the table."""
+    if not store.has_table(table):
+        return []
+    of_study = sa.select(table).where(table.c.study_uid == study_uid).order_by(*table.primary_key)
     with store.engine.connect() as connection:
-        for row in connection.execute(of_study).mappings():
-            metrics = {name: value for name, value in row.items() if value is not None}
-            stored[row["trial_id"]].append(EpochMetrics.from_dict(metrics))
-    return stored
+        return connection.execute(of_study).mappings().all()
 
 
-def _runs(store: Store, study_uid: str) -> dict[int, Any]:
-    if not store.has_table(tracked_runs):
-        return {}
-    of_study = sa.select(tracked_runs).where(tracked_runs.c.study_uid == study_uid)
-    with store.engine.connect() as connection:
-        return {row.trial_id: row for row in connection.execute(of_study)}
-
-
-def _trial_record(trial: FrozenTrial, stored: Sequence[EpochMetrics], run: Any) -> TrialRecord:
+def trial_record(trial: FrozenTrial, curve: Sequence[EpochMetrics], run: Mapping[str, Any]) -> TrialRecord:
     """One trial; ``run`` is its row of ``tracked_runs``. Version 0.1 stored the epochs as an attribute."""
     attrs = trial.user_attrs
-    curve = list(stored) or [EpochMetrics.from_dict(epoch) for epoch in attrs.get("curve") or []]
+    curve = curve or [EpochMetrics.from_dict(epoch) for epoch in attrs.get("curve") or []]
     task = FinalTask.from_dict(attrs[TASK_ATTR]) if TASK_ATTR in attrs else None
     test_accuracy, test_loss = trial.values if task and trial.values else (None, None)
     return TrialRecord(
         number=trial.number,
         trial_id=trial._trial_id,  # noqa: SLF001
-        state=STATES[trial.state.name],
+        state=cast("State", trial.state.name),
         params=trial.params,
         num_params=task.architecture.num_params() if task else attrs.get("num_params"),
         val_accuracy=curve[-1].val_accuracy if curve else None,
         val_loss=curve[-1].val_loss if curve else None,
         curve=curve,
-        reason=attrs.get("reason"),
         is_over_budget=is_over_budget(trial),
         rejected=attrs.get("rejected", 0),
         crashes=attrs.get("deaths", 0),
-        attempt=attrs.get(ATTEMPT_ATTR),
-        run_id=run.run_id if run else None,
-        model_id=run.model_id if run else None,
+        run_id=run.get("run_id"),
+        model_id=run.get("model_id"),
         started=trial.datetime_start,
         completed=trial.datetime_complete,
-        device=attrs.get("device"),
-        version=attrs.get(VERSION_ATTR),
-        traceback=attrs.get("traceback"),
         task=task,
         test_accuracy=test_accuracy,
         test_loss=test_loss,
+        **{name: attrs.get(name) for name in (ATTEMPT_ATTR, VERSION_ATTR, "reason", "device", "traceback")},
     )
 
 
 def is_over_budget(trial: FrozenTrial) -> bool:
-    """Whether the trial was rejected before training; such a trial takes no slot.
-
-    Version 0.1 stored the reason only, not the attribute.
-    """
-    old_reason = str(trial.user_attrs.get("reason")).startswith("over budget")
+    """Whether the trial was rejected before training; such a trial takes no slot."""
+    old_reason = str(trial.user_attrs.get("reason")).startswith("over budget")  # version 0.1 has no attribute
     return trial.state == TrialState.PRUNED and trial.user_attrs.get(OVER_BUDGET_ATTR, old_reason)

@@ -5,6 +5,8 @@ SQLite reuses ids of deleted rows, so rows that belong to a trial also name the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
@@ -30,13 +32,8 @@ epochs = sa.Table(
     sa.Column("attempt", sa.String(64), primary_key=True),
     sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("study_uid", sa.String(64), nullable=False, index=True),
-    sa.Column("train_loss", sa.Double),
-    sa.Column("train_accuracy", sa.Double),
-    sa.Column("val_loss", sa.Double),
-    sa.Column("val_accuracy", sa.Double),
-    sa.Column("learning_rate", sa.Double),
-    sa.Column("seconds", sa.Double),
-    sa.Column("samples_per_second", sa.Double),
+    *(sa.Column(name, sa.Double) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")),
+    *(sa.Column(name, sa.Double) for name in ("learning_rate", "seconds", "samples_per_second")),
     sa.Column("timestamp", sa.BigInteger),
 )
 """Metrics of every trained epoch, see ``EpochMetrics``; ``attempt`` is the owner of the trial's lease."""
@@ -61,17 +58,9 @@ tracked_runs = sa.Table(
 )
 """MLflow run and logged model of a trial."""
 
-old_finals = sa.Table(
+old_finals = sa.table(
     "mnist_search_trainings",
-    sa.MetaData(),
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("series", sa.String(100)),
-    sa.Column("name", sa.String(100)),
-    sa.Column("seed", sa.Integer),
-    sa.Column("task", sa.Text),
-    sa.Column("deaths", sa.Integer),
-    sa.Column("result", sa.Text),
-    sa.Column("run_id", sa.String(64)),
+    *map(sa.column, ("id", "series", "name", "seed", "task", "deaths", "result", "run_id")),
 )
 """Final trials in a store of version 0.1; their weights and leases have the key ``-id``."""
 
@@ -83,3 +72,9 @@ intermediate_values = sa.table("trial_intermediate_values", sa.column("trial_id"
 
 trials = sa.table("trials", sa.column("trial_id"), sa.column("study_id"), sa.column("state"))
 """Optuna's table of trials, read without its objects, which takes ten times as long."""
+
+
+def replacement(table: sa.Table, row: dict[str, Any]) -> list[sa.Executable]:
+    """The statements that insert a row in place of an earlier one with its primary key."""
+    key = (column == row[column.name] for column in table.primary_key)
+    return [sa.delete(table).where(*key), sa.insert(table).values(row)]

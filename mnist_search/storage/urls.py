@@ -14,6 +14,8 @@ from mnist_search.errors import UnusableConfiguration
 def parse_url(url: str) -> sa.URL:
     """The URL of a SQLite file, with an absolute path, or of a PostgreSQL database, with its driver.
 
+    Its ``str`` hides the password.
+
     Raises:
         UnusableConfiguration: not the URL of a store.
     """
@@ -29,7 +31,7 @@ def parse_url(url: str) -> sa.URL:
         return parsed.set(drivername="postgresql+psycopg", query=query)
     if backend != "sqlite":
         raise UnusableConfiguration(
-            f"{masked(parsed)} is neither sqlite nor postgresql; "
+            f"{parsed} is neither sqlite nor postgresql; "
             "use --storage sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         )
     if not parsed.database or parsed.database == ":memory:":
@@ -40,25 +42,6 @@ def parse_url(url: str) -> sa.URL:
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The SQLite file of a storage URL; None for PostgreSQL.
-
-    Raises:
-        UnusableConfiguration: not the URL of a store.
-    """
+    """The SQLite file of a storage URL; None for PostgreSQL."""
     parsed = parse_url(url)
-    return path_of(parsed) if parsed.get_backend_name() == "sqlite" else None
-
-
-def masked(url: sa.URL) -> str:
-    """The URL without its password."""
-    return url.render_as_string(hide_password=True)
-
-
-def unmasked(url: sa.URL) -> str:
-    """The URL with its password."""
-    return url.render_as_string(hide_password=False)
-
-
-def path_of(url: sa.URL) -> Path:
-    """The SQLite file of a parsed URL."""
-    return Path(str(url.database))
+    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 
 from mnist_search.errors import UnusableConfiguration
+from mnist_search.storage import tables
 from mnist_search.storage.database import Store
 from mnist_search.storage.tables import weights
 
@@ -18,25 +18,8 @@ logger = logging.getLogger(__name__)
 
 def replacement(trial_id: int, study_uid: str, safetensors: bytes) -> list[sa.Executable]:
     """The statements that store the weights of a trial in place of earlier ones."""
-    row = {
-        "trial_id": trial_id,
-        "study_uid": study_uid,
-        "sha256": hashlib.sha256(safetensors).hexdigest(),
-        "safetensors": safetensors,
-    }
-    return [sa.delete(weights).where(weights.c.trial_id == trial_id), sa.insert(weights).values(row)]
-
-
-def deletion_of_others(study_uid: str, trial_ids: Collection[int]) -> sa.Delete:
-    """The statement that deletes the weights of the study's other trials."""
-    return sa.delete(weights).where(weights.c.study_uid == study_uid, weights.c.trial_id.not_in(trial_ids))
-
-
-def kept_ids(store: Store, study_uid: str) -> set[int]:
-    """Ids of the trials of a study whose weights the store keeps."""
-    ids = sa.select(weights.c.trial_id).where(weights.c.study_uid == study_uid)
-    with store.engine.connect() as connection:
-        return set(connection.execute(ids).scalars())
+    row = {"trial_id": trial_id, "study_uid": study_uid, "safetensors": safetensors}
+    return tables.replacement(weights, row | {"sha256": hashlib.sha256(safetensors).hexdigest()})
 
 
 def of_study(store: Store, study_uid: str) -> dict[int, bytes]:
@@ -45,21 +28,16 @@ def of_study(store: Store, study_uid: str) -> dict[int, bytes]:
         rows = connection.execute(sa.select(weights).where(weights.c.study_uid == study_uid)).all()
     for row in rows:
         if not _is_intact(row):
-            trial = store.storage.get_trial(row.trial_id)
             logger.warning(
                 "the weights of trial %d in %s are damaged and are left out; restore the store from a backup",
-                trial.number,
+                store.storage.get_trial(row.trial_id).number,
                 store,
             )
     return {row.trial_id: bytes(row.safetensors) for row in rows if _is_intact(row)}
 
 
 def of_trial(store: Store, trial_id: int, description: str) -> bytes:
-    """Weights of one trial as safetensors; ``description`` names the trial in the error.
-
-    Raises:
-        UnusableConfiguration: they are missing or do not match their digest.
-    """
+    """Weights of one trial as safetensors; UnusableConfiguration if they are missing or damaged."""
     with store.engine.connect() as connection:
         row = connection.execute(sa.select(weights).where(weights.c.trial_id == trial_id)).first()
     if row is None or not _is_intact(row):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from mnist_search.errors import UnusableConfiguration
 from mnist_search.sqlite import table_names
+
+Notify: TypeAlias = Callable[[str], None]
+"""Receives a line for the user."""
 
 MLFLOW_TABLES = {"experiments", "runs", "alembic_version"}
 
@@ -25,34 +30,26 @@ class TrackingConfig:
 
     tracking_uri: str
     experiment_name: str
-    artifact_root: str | None
+    artifact_root: str | None = None
 
 
 def make_tracking_config(tracking_uri: str, experiment_name: str) -> TrackingConfig:
-    """The configuration for a tracking URI.
-
-    Raises:
-        UnusableConfiguration: MLflow cannot store runs there.
-    """
-    is_server = tracking_uri.startswith(("http://", "https://"))
-    path = None if is_server else local_file(tracking_uri)
+    """The configuration for a tracking URI; UnusableConfiguration if MLflow cannot store runs there."""
+    path = local_file(tracking_uri)
     if path is None:
-        return TrackingConfig(tracking_uri=tracking_uri, experiment_name=experiment_name, artifact_root=None)
+        return TrackingConfig(tracking_uri=tracking_uri, experiment_name=experiment_name)
     if path.exists() and not table_names(path) >= MLFLOW_TABLES:
         raise UnusableConfiguration(
             f"{path} is not an MLflow database; name another file with --tracking-uri sqlite:///FILE"
         )
+    root = str(path.parent / "mlartifacts")  # the default of mlflow server
     return TrackingConfig(
-        tracking_uri=f"sqlite:///{path}", experiment_name=experiment_name, artifact_root=artifact_root(path)
+        tracking_uri=f"sqlite:///{path}", experiment_name=experiment_name, artifact_root=root
     )
 
 
 def local_file(tracking_uri: str) -> Path | None:
-    """The SQLite file of a tracking URI; None for a server or another database.
-
-    Raises:
-        UnusableConfiguration: not a tracking URI that can store runs.
-    """
+    """The SQLite file of a tracking URI, else None; UnusableConfiguration if it cannot store runs."""
     try:
         url = make_url(tracking_uri)
     except ArgumentError:
@@ -63,8 +60,3 @@ def local_file(tracking_uri: str) -> Path | None:
     if url.get_backend_name() == "sqlite" and url.database:
         return Path(url.database).absolute()
     return None
-
-
-def artifact_root(database: Path) -> str:
-    """The artifact folder next to a database, the default of ``mlflow server``."""
-    return str(database.parent / "mlartifacts")

@@ -8,13 +8,16 @@ from __future__ import annotations
 import getpass
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 
 from mnist_search import __version__
@@ -23,14 +26,11 @@ from mnist_search.records import EpochMetrics, State, TrialRecord
 ROLE_TAG, UID_TAG, ATTEMPT_TAG, NUMBER_TAG = "role", "study.uid", "attempt", "trial"
 PARENT_TAG = "mlflow.parentRunId"
 
-STATUS: Mapping[State, str] = {
-    "COMPLETE": "FINISHED",
-    "PRUNED": "KILLED",
-    "FAIL": "FAILED",
-    "RUNNING": "RUNNING",
-    "WAITING": "SCHEDULED",
-}
-"""MLflow's run status for each trial state; MLflow has no status for pruned."""
+ARTIFACTS_TAG = "artifacts"
+"""``complete``, or ``missing`` if a later command must log artifacts of the ended run again."""
+
+STATUS: Mapping[State, str] = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+"""MLflow's run status for each final state of a trial; MLflow has no status for pruned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +50,13 @@ class RunInfo:
         role: ``trial`` or ``final``.
         params: at most 25, so that a table of runs stays readable.
         layer_table: one line per layer, as text.
-        prefix: of the metrics of the evaluated images: ``val`` or ``test``.
     """
 
     role: str
     name: str
-    num_params: int
     params: Mapping[str, Any]
-    tags: Mapping[str, str]
+    tags: dict[str, str]
     layer_table: str
-    prefix: str = "val"
-
-
-@dataclass(frozen=True, slots=True)
-class TrackedRun:
-    """A trial's run in MLflow.
-
-    Attributes:
-        number: of the trial; None for a final run of version 0.1.
-        attempt: of the trial; None for a run of version 0.1.
-        uid: of the study; None for a run of version 0.1.
-    """
-
-    run_id: str
-    number: int | None
-    attempt: str | None
-    uid: str | None
-    status: str
-    is_deleted: bool
 
 
 def raise_log_levels() -> None:
@@ -104,71 +83,56 @@ def missing_params(run: Run, params: Mapping[str, Any]) -> list[Param]:
     return [Param(key, str(value)) for key, value in params.items() if key not in run.data.params]
 
 
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return int(time.time() * 1000)
-
-
 def milliseconds(moment: datetime | None) -> int:
     """Milliseconds since 1970; now for None."""
-    return now_ms() if moment is None else int(1000 * moment.timestamp())
+    return int(1000 * (moment.timestamp() if moment else time.time()))
 
 
-def list_runs(tracking: Tracking, uid: str, role: str, linked: Sequence[str] = ()) -> list[TrackedRun]:
+def all_pages(search: Callable[..., PagedList[Any]]) -> Iterator[Any]:
+    """The results of every page; ``search`` takes a ``page_token``."""
+    page = search(page_token=None)
+    yield from page
+    while page.token:
+        page = search(page_token=page.token)
+        yield from page
+
+
+def list_runs(tracking: Tracking, uid: str, role: str, linked: Sequence[str] = ()) -> list[Run]:
     """Runs of a study's trials, deleted ones included, and runs of version 0.1.
 
-    Args:
-        tracking: with the parent run.
-        uid: of the study.
-        role: ``trial`` or ``final``.
-        linked: runs of version 0.1 that the store knows; their parent run may be another.
+    ``linked`` are runs of version 0.1 that the store knows; their parent run may be another.
     """
-    queries = (f"tags.`{UID_TAG}` = '{uid}'", f"tags.`{PARENT_TAG}` = '{tracking.parent_run_id}'")
-    runs = {
-        run.info.run_id: run
-        for query in queries
-        for run in _search(tracking, f"{query} AND tags.`{ROLE_TAG}` = '{role}'")
-    }
+    runs: dict[str, Run] = {}
+    for tag, value in ((UID_TAG, uid), (PARENT_TAG, tracking.parent_run_id)):
+        query = f"tags.`{tag}` = '{value}' AND tags.`{ROLE_TAG}` = '{role}'"
+        search = partial(tracking.client.search_runs, [tracking.experiment_id], query, ViewType.ALL, 1000)
+        runs |= {run.info.run_id: run for run in all_pages(search)}
     for run_id in set(linked) - runs.keys():
         if (run := find_run(tracking.client, run_id)) is not None:
             runs[run_id] = run
-    return [run for run in map(tracked_run, runs.values()) if run.uid in {uid, None}]
+    return [run for run in runs.values() if run.data.tags.get(UID_TAG, uid) == uid]
+
+
+@contextmanager
+def suppress_mlflow(*codes: str) -> Iterator[None]:
+    """Suppress MLflow's exceptions with these error codes."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in codes:
+            raise
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
     """A run, deleted or not; None if this MLflow has none."""
-    try:
+    with suppress_mlflow("RESOURCE_DOES_NOT_EXIST"):
         return client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+    return None
 
 
-def _search(tracking: Tracking, query: str) -> list[Run]:
-    runs: list[Run] = []
-    token = None
-    while True:
-        page = tracking.client.search_runs(
-            [tracking.experiment_id], query, ViewType.ALL, 1000, page_token=token
-        )
-        runs += page
-        token = page.token
-        if not token:
-            return runs
-
-
-def tracked_run(run: Run) -> TrackedRun:
-    """The values of a run that identify its trial."""
-    tags = run.data.tags
-    return TrackedRun(
-        run_id=run.info.run_id,
-        number=int(tags[NUMBER_TAG]) if NUMBER_TAG in tags else None,
-        attempt=tags.get(ATTEMPT_TAG),
-        uid=tags.get(UID_TAG),
-        status=run.info.status,
-        is_deleted=run.info.lifecycle_stage == LifecycleStage.DELETED,
-    )
+def is_deleted(run: Run) -> bool:
+    """Whether a run is deleted; MLflow keeps it until ``mlflow gc``."""
+    return bool(run.info.lifecycle_stage == LifecycleStage.DELETED)
 
 
 def identity(tracking: Tracking, uid: str, trial: TrialRecord) -> dict[str, str]:
@@ -183,29 +147,24 @@ def identity(tracking: Tracking, uid: str, trial: TrialRecord) -> dict[str, str]
 
 def create_run(tracking: Tracking, uid: str, trial: TrialRecord, info: RunInfo) -> str:
     """Create the run of a trial, with the trial's start and without its params; the run's id."""
-    tags = run_tags(info.role) | identity(tracking, uid, trial)
-    tags |= {
-        "version": trial.version or __version__,
-        "state": "RUNNING",
-        "trial.state": "RUNNING",
-        **info.tags,
-    }
+    tags = run_tags(info.role) | identity(tracking, uid, trial) | info.tags
+    tags |= {"version": trial.version or __version__, "state": "RUNNING", "trial.state": "RUNNING"}
     run = tracking.client.create_run(tracking.experiment_id, milliseconds(trial.started), tags, info.name)
     return str(run.info.run_id)
 
 
 def log_info(tracking: Tracking, run_id: str, trial: TrialRecord, info: RunInfo) -> None:
-    """Log what is known before training; repeated calls change nothing."""
+    """Log the params and their number; repeated calls change nothing."""
     params = missing_params(tracking.client.get_run(run_id), info.params)
-    num_params = Metric("num_params", info.num_params, milliseconds(trial.started), 0)
+    num_params = Metric("num_params", trial.num_params or 0, milliseconds(trial.started), 0)
     tracking.client.log_batch(run_id, [num_params], params)
-    tracking.client.log_text(run_id, info.layer_table, "layers.txt")
 
 
-def log_epochs(tracking: Tracking, run_id: str, epochs: Sequence[EpochMetrics], prefix: str) -> None:
-    """Log epochs; repeated points are idempotent."""
-    rows = [metric for epoch in epochs for metric in epoch_metrics(epoch.to_dict(), prefix)]
-    if rows:
+def log_epochs(tracking: Tracking, run_id: str, trial: TrialRecord, written: int) -> None:
+    """Log the epochs after the first ``written`` ones; repeated points are idempotent."""
+    prefix = "test" if trial.task else "val"
+    epochs = trial.curve[written:]
+    if rows := [metric for epoch in epochs for metric in epoch_metrics(epoch.to_dict(), prefix)]:
         tracking.client.log_batch(run_id, metrics=rows)
 
 
@@ -216,14 +175,19 @@ def epoch_metrics(values: Mapping[str, float], prefix: str = "val") -> list[Metr
     return [Metric(name.replace("val_", f"{prefix}_"), values[name], timestamp, step) for name in names]
 
 
-def end_run(tracking: Tracking, run_id: str, trial: TrialRecord) -> None:
+def end_run(tracking: Tracking, run_id: str, trial: TrialRecord, artifacts: str) -> None:
     """Write the final state of a finished trial, with the trial's end; after all of its epochs."""
-    tags = {"state": trial.state, "trial.state": trial.state, "reason": trial.reason}
+    tags = {
+        "state": trial.state,
+        "trial.state": trial.state,
+        "reason": trial.reason,
+        ARTIFACTS_TAG: artifacts,
+    }
     metrics: list[Metric] = []
     last = trial.curve[-1] if trial.curve else EpochMetrics()
     if trial.test_accuracy is not None and trial.test_loss is not None and last.val_accuracy is None:
         results = {"test_accuracy": trial.test_accuracy, "test_loss": trial.test_loss}
-        metrics = epoch_metrics({"epoch": last.epoch, "timestamp": last.timestamp, **results})
+        metrics = epoch_metrics(results | {"epoch": last.epoch, "timestamp": last.timestamp})
     tracking.client.log_batch(
         run_id, metrics=metrics, tags=[RunTag(name, value) for name, value in tags.items() if value]
     )
@@ -231,9 +195,9 @@ def end_run(tracking: Tracking, run_id: str, trial: TrialRecord) -> None:
 
 
 def delete_run(tracking: Tracking, run_id: str) -> None:
-    """Delete a run; MLflow keeps it as deleted until ``mlflow gc``."""
+    """Delete a run, unless it is deleted."""
     run = find_run(tracking.client, run_id)
-    if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+    if run is not None and not is_deleted(run):
         tracking.client.set_terminated(run_id, "KILLED")
         tracking.client.delete_run(run_id)
 
@@ -241,7 +205,3 @@ def delete_run(tracking: Tracking, run_id: str) -> None:
 def set_tags(tracking: Tracking, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
     tracking.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
-
-Notify = Callable[[str], None]
-"""Receives a line for the user."""

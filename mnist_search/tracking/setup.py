@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from filelock import FileLock
 from mlflow.entities import LifecycleStage, Run, ViewType
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from experiments import StudyConfig
 from mnist_search import __version__
-from mnist_search.records import StudyRecord
 from mnist_search.storage.tracked import Location, TrackedStudy
 from mnist_search.tracking import runs
 from mnist_search.tracking.config import TrackingConfig, local_file
@@ -26,44 +23,32 @@ CREATION_SECONDS = 120.0
 """How long to wait for another process that creates MLflow's database."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParentRun:
-    """The parent run of a study with its finals, or of the baselines' finals.
-
-    Attributes:
-        uid: value of the tag by which the run is found again.
-    """
-
-    uid: str
-    name: str
-    params: Mapping[str, Any]
-
-
 def open_tracking(config: TrackingConfig, study: TrackedStudy) -> Tracking:
     """Connect to MLflow, and find or create the study's experiment and parent run.
 
-    The study remembers both; ``config`` names the experiment of a study that is new in MLflow. A
-    deleted experiment or parent run is restored.
+    The parent run is that of a search study with its finals, or of the baselines' finals. The study
+    remembers both; ``config`` names the experiment of a study that is new in MLflow. A deleted
+    experiment or parent run is restored.
 
     Raises:
         MlflowException, SQLAlchemyError, OSError, ImportError: MLflow is unavailable.
     """
     runs.raise_log_levels()
-    file = local_file(config.tracking_uri)
-    if file is not None:
+    if file := local_file(config.tracking_uri):
         create_database(file)
     mlflow.set_tracking_uri(config.tracking_uri)
     client = MlflowClient(config.tracking_uri)
-    parent = _parent(study)
+    record = study.parent_record()
+    parent = record or study
     remembered = study.location(config.tracking_uri)
     run = runs.find_run(client, remembered.parent_run_id) if remembered else None
-    run = run or _found(client, parent.uid)
+    run = run or _find_parent_run(client, parent.uid)
     if run is None:
-        experiment_id = _experiment_id(client, config)
         tags = run_tags("study") | {UID_TAG: parent.uid, "study": parent.name, "version": __version__}
-        run = client.create_run(experiment_id, tags=tags, run_name=parent.name)
+        run = client.create_run(_experiment_id(client, config), tags=tags, run_name=parent.name)
     _restore(client, run)
-    client.log_batch(run.info.run_id, params=runs.missing_params(run, parent.params))
+    if record is not None:
+        client.log_batch(run.info.run_id, params=runs.missing_params(run, _params(record.config)))
     location = Location(run.info.experiment_id, run.info.run_id)
     study.remember(config.tracking_uri, location)
     return Tracking(client, location.experiment_id, location.parent_run_id)
@@ -87,29 +72,18 @@ def create_database(file: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _parent(study: TrackedStudy) -> ParentRun:
-    record = study.parent_record()
-    return ParentRun(study.uid, study.name, {}) if record is None else parent_run(record)
-
-
-def parent_run(record: StudyRecord) -> ParentRun:
-    """The parent run of a search study."""
-    config = record.config
+def _params(config: StudyConfig) -> dict[str, Any]:
     names = ("budget", "fill", "sampler", "pruner", "seed", "train_images", "val_images")
-    params = {name: getattr(config, name) for name in names}
-    params |= {name: getattr(config.space, name) for name in ("epochs", "depth", "width")}
-    return ParentRun(record.uid, record.name, params)
+    of_space = {name: getattr(config.space, name) for name in ("epochs", "depth", "width")}
+    return {name: getattr(config, name) for name in names} | of_space
 
 
-def _found(client: MlflowClient, uid: str) -> Run | None:
+def _find_parent_run(client: MlflowClient, uid: str) -> Run | None:
     """The oldest parent run with this uid in any experiment; an active one before a deleted one."""
     experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
     query = f"tags.`{UID_TAG}` = '{uid}' AND tags.`{ROLE_TAG}` = 'study'"
-    for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
-        found = client.search_runs(experiments, query, view, order_by=["attributes.start_time ASC"])
-        if found:
-            return found[0]
-    return None
+    found = client.search_runs(experiments, query, ViewType.ALL, order_by=["attributes.start_time ASC"])
+    return min(found, key=runs.is_deleted, default=None)
 
 
 def _restore(client: MlflowClient, run: Run) -> None:
@@ -117,21 +91,18 @@ def _restore(client: MlflowClient, run: Run) -> None:
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
         run = client.get_run(run.info.run_id)
-    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+    if runs.is_deleted(run):
         client.restore_run(run.info.run_id)
 
 
 def _experiment_id(client: MlflowClient, config: TrackingConfig) -> str:
-    experiment = client.get_experiment_by_name(config.experiment_name)
-    if experiment is None:
+    if client.get_experiment_by_name(config.experiment_name) is None:
         root = Path(config.artifact_root).as_uri() if config.artifact_root else None
         kind = {"mlflow.experimentKind": "custom_model_development"}  # show runs first, not traces
-        try:
-            return str(client.create_experiment(config.experiment_name, root, kind))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            return _experiment_id(client, config)  # another process created it
+        with runs.suppress_mlflow("RESOURCE_ALREADY_EXISTS"):  # another process created it
+            client.create_experiment(config.experiment_name, root, kind)
+    experiment = client.get_experiment_by_name(config.experiment_name)
+    assert experiment is not None
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
     return str(experiment.experiment_id)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 
-from mnist_search.records import StudyRecord, TrialRecord, percent
+from mnist_search.records import StudyRecord, percent
 from mnist_search.tracking.runs import Tracking, epoch_metrics, milliseconds, set_tags
 
 NOTE_ROWS = 20
+TABLE_HEADER = "| # | trial | validation | parameters | architecture |\n|--:|--:|--:|--:|:--|"
 
 
 def log_summary(tracking: Tracking, record: StudyRecord) -> None:
-    """Log the summary to the parent run; repeated calls change nothing."""
+    """Log metrics and note to the parent run; repeated calls change nothing."""
     parent, best = tracking.parent_run_id, record.best
     if record.done:
         values: dict[str, float] = {"trials_done": len(record.done), "rejected": record.rejected}
@@ -27,7 +28,6 @@ def log_summary(tracking: Tracking, record: StudyRecord) -> None:
         "best_trial": str(best.number) if best else "",
     }
     set_tags(tracking, parent, tags)
-    tracking.client.log_text(parent, leaderboard_csv(record), "leaderboard.csv")
 
 
 def study_note(record: StudyRecord) -> str:
@@ -44,9 +44,14 @@ def study_note(record: StudyRecord) -> str:
     )
     if best is None:
         return note
+    rows = [
+        f"| {rank} | {t.number} | {percent(t.val_accuracy)} | {t.num_params:,} | "
+        f"`{config.space.architecture(t.params)}` |"
+        for rank, t in enumerate(record.ranked[:NOTE_ROWS], 1)
+    ]
     return note + (
         f"\nBest: trial {best.number}, validation accuracy {percent(best.val_accuracy)}, "
-        f"{best.num_params:,} parameters.\n\n" + "\n".join(_table(record))
+        f"{best.num_params:,} parameters.\n\n{TABLE_HEADER}\n" + "\n".join(rows)
     )
 
 
@@ -54,22 +59,9 @@ def leaderboard_csv(record: StudyRecord) -> str:
     """Complete trials, best first."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("rank", "trial", "val_accuracy", "val_loss", "num_params", "epochs", "architecture"))
+    columns = ("val_accuracy", "val_loss", "num_params", "epochs", "architecture")
+    rows.writerow(("rank", "trial", *columns))
     for rank, trial in enumerate(record.ranked, 1):
-        accuracy, loss = trial.val_accuracy, trial.val_loss
-        architecture = _architecture(record, trial)
-        rows.writerow((rank, trial.number, accuracy, loss, trial.num_params, trial.epochs, architecture))
+        row = record.row(trial)
+        rows.writerow((rank, trial.number, *(row[column] for column in columns)))
     return text.getvalue()
-
-
-def _table(record: StudyRecord) -> list[str]:
-    head = ["| # | trial | validation | parameters | architecture |", "|--:|--:|--:|--:|:--|"]
-    rows = [
-        f"| {rank} | {t.number} | {percent(t.val_accuracy)} | {t.num_params:,} | `{_architecture(record, t)}` |"
-        for rank, t in enumerate(record.ranked[:NOTE_ROWS], 1)
-    ]
-    return head + rows
-
-
-def _architecture(record: StudyRecord, trial: TrialRecord) -> str:
-    return str(record.config.space.architecture(trial.params))

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mlflow.entities import LoggedModel
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.data import mnist
 from mnist_search.data.dataset import Digits, load_split
+from mnist_search.errors import UnusableConfiguration, first_line
 from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking import models, run_info, runs
-from mnist_search.tracking.config import TrackingConfig
+from mnist_search.tracking.config import Notify, TrackingConfig
 from mnist_search.tracking.figures import learning_curve
-from mnist_search.tracking.runs import UID_TAG, Notify, RunInfo, TrackedRun, Tracking
+from mnist_search.tracking.runs import UID_TAG, RunInfo, Tracking
 from mnist_search.tracking.setup import open_tracking
-from mnist_search.tracking.summary import log_summary
+from mnist_search.tracking.summary import leaderboard_csv, log_summary
 from mnist_search.training.device import CPU
-
-TERMINATED = {"FINISHED", "KILLED", "FAILED"}
 
 
 @dataclass
@@ -34,16 +35,16 @@ class SyncedRun:
     """What this process knows of a trial's run.
 
     Attributes:
-        has_info: whether it has what is known before training.
-        written: number of epochs that the run has.
+        written: number of epochs that the run has; None until it has its params.
         is_ended: whether it has the trial's final state.
+        lacks_artifacts: whether MLflow could not store all of its artifacts.
     """
 
     run_id: str
     attempt: str
-    has_info: bool = False
-    written: int = 0
+    written: int | None = None
     is_ended: bool = False
+    lacks_artifacts: bool = False
     model_id: str | None = None
 
 
@@ -51,8 +52,8 @@ class StudySync:
     """Writes one study to MLflow; call ``sync`` repeatedly while the study's sync lock is held.
 
     Args:
-        study: of the store.
-        config: where runs are logged.
+        study: to write.
+        config: where to.
         data_dir: the MNIST files, for the confusion matrix of a model; None for the cache.
         notify: receives what cannot be written, once each.
         on_progress: called after every write that no later pass repeats, and once MLflow has been opened.
@@ -76,7 +77,7 @@ class StudySync:
         self._runs: dict[int, SyncedRun] = {}
         self._seen: object = None
         self._summary: object = None
-        self._skipped: set[int] = set()
+        self._failed: dict[str, type[Exception]] = {}  # artifacts that MLflow cannot store
         self._val: Digits | None = None
 
     @property
@@ -89,11 +90,6 @@ class StudySync:
             self._has_opened = True
         return self._tracking
 
-    @property
-    def tracking_uri(self) -> str:
-        """Where runs are logged."""
-        return self._config.tracking_uri
-
     def run_of(self, trial: TrialRecord) -> str:
         """The run of a trial, after ``sync``."""
         return self._runs[trial.number].run_id
@@ -103,10 +99,7 @@ class StudySync:
         self._tracking, self._seen, self._summary, self._runs = None, None, None, {}
 
     def sync(self, status: str = "RUNNING") -> None:
-        """Write what MLflow lacks and delete what the store does not have.
-
-        Args:
-            status: of the study's run.
+        """Write what MLflow lacks, delete what the store lacks, and set the status of the study's run.
 
         Raises:
             MlflowException, SQLAlchemyError, OSError, ImportError: MLflow or the store is unavailable.
@@ -114,171 +107,179 @@ class StudySync:
         seen = (self._study.fingerprint(), status)
         if seen == self._seen:
             return
-        is_new = self._tracking is None
-        tracking = self.tracking
-        record = self._study.search_record() if self._study.is_search else self._study.finals_record()
-        if is_new:
-            self._adopt(tracking, record)
+        record = self._study.record()
+        if self._tracking is None:
+            self._adopt(record)
         for trial in record.trials:
-            self._sync_run(tracking, record, trial)
+            self._sync_run(record, trial)
         summary = (len(record.done), record.n_trials, status)
         if summary != self._summary:
-            self._update_parent(tracking, record, status)
+            self._update_parent(record, status)
             self._summary = summary
         if isinstance(record, StudyRecord):
-            self._sync_models(tracking, record)
+            self._sync_models(record)
+        for trial in record.trials:
+            synced = self._runs.get(trial.number)
+            if synced and (trial.run_id, trial.model_id) != (synced.run_id, synced.model_id):
+                self._study.record_run(trial, synced.run_id, synced.model_id)
         self._seen = seen
 
-    def _adopt(self, tracking: Tracking, record: StudyRecord | FinalsRecord) -> None:
+    def _adopt(self, record: StudyRecord | FinalsRecord) -> None:
         """Take over the runs and models that MLflow has, one for every trial, and delete the others."""
         role = "trial" if self._study.is_search else "final"
         linked = [trial.run_id for trial in record.trials if trial.run_id and _is_old(trial)]
-        found = runs.list_runs(tracking, self._study.uid, role, linked)
-        adopted: set[str] = set()
-        for trial in record.trials:
-            matches = sorted((run for run in found if _is_run_of(run, trial)), key=_preference)
-            if matches and trial.state != "WAITING":
-                self._adopt_run(tracking, trial, matches[0])
-                adopted.add(matches[0].run_id)
-        for run in found:
-            if run.run_id not in adopted and run.number is not None and not run.is_deleted:
-                runs.delete_run(tracking, run.run_id)
+        found = runs.list_runs(self.tracking, self._study.uid, role, linked)
+        lacking = [trial for trial in record.trials if trial.state != "WAITING"]
+        for run in sorted(found, key=_preference):
+            trial = next((trial for trial in lacking if _is_run_of(run, trial)), None)
+            if trial is not None:
+                lacking.remove(trial)
+                self._runs[trial.number] = self._adopt_run(trial, run)
+            elif runs.NUMBER_TAG in run.data.tags and not runs.is_deleted(run):
+                runs.delete_run(self.tracking, run.info.run_id)
         if self._study.is_search:
-            self._adopt_models(tracking)
-        for trial in record.trials:
-            if trial.number in self._runs:
-                self._record(trial, self._runs[trial.number])
+            self._adopt_models()
 
-    def _adopt_run(self, tracking: Tracking, trial: TrialRecord, run: TrackedRun) -> None:
-        if run.is_deleted:
-            tracking.client.restore_run(run.run_id)
-        if run.attempt is None or run.uid is None:
-            runs.set_tags(tracking, run.run_id, runs.identity(tracking, self._study.uid, trial))
-        is_ended = not run.is_deleted and trial.is_finished and run.status == runs.STATUS[trial.state]
-        self._runs[trial.number] = SyncedRun(run.run_id, trial.attempt or "", is_ended=is_ended)
+    def _adopt_run(self, trial: TrialRecord, run: Run) -> SyncedRun:
+        run_id, tags, is_deleted = run.info.run_id, run.data.tags, runs.is_deleted(run)
+        if is_deleted:
+            self.tracking.client.restore_run(run_id)
+        if not {runs.ATTEMPT_TAG, UID_TAG} <= tags.keys():
+            runs.set_tags(self.tracking, run_id, runs.identity(self.tracking, self._study.uid, trial))
+        return SyncedRun(
+            run_id,
+            trial.attempt or "",
+            is_ended=trial.is_finished and run.info.status == runs.STATUS[trial.state] and not is_deleted,
+            lacks_artifacts=tags.get(runs.ARTIFACTS_TAG) == "missing",
+        )
 
-    def _adopt_models(self, tracking: Tracking) -> None:
-        run_ids = {synced.run_id for synced in self._runs.values()}
+    def _adopt_models(self) -> None:
+        by_run = {synced.run_id: synced for synced in self._runs.values()}
+        for model in models.list_models(self.tracking):
+            synced = by_run.get(str(model.source_run_id))
+            is_old = UID_TAG not in model.tags and synced is not None and "-trial-" in model.name
+            if not is_old and model.tags.get(UID_TAG) != self._study.uid:
+                continue  # of another study or user; version 0.1 wrote no uid
+            if synced and not synced.model_id and str(model.status) == "READY":
+                synced.model_id = str(model.model_id)
+            else:
+                models.delete_model(self.tracking, model.model_id)
 
-        def is_of_trial(model: LoggedModel) -> bool:
-            if UID_TAG in model.tags:
-                return bool(model.tags[UID_TAG] == self._study.uid)
-            return model.source_run_id in run_ids and "-trial-" in model.name  # version 0.1
-
-        by_run: dict[str, list[LoggedModel]] = {}
-        for model in models.list_models(tracking, is_of_trial):
-            by_run.setdefault(str(model.source_run_id), []).append(model)
-        for synced in self._runs.values():
-            synced.model_id = models.adopt_model(tracking, by_run.pop(synced.run_id, []))
-        for model in (model for left in by_run.values() for model in left):
-            models.delete_model(tracking, model.model_id)
-
-    def _sync_run(self, tracking: Tracking, record: StudyRecord | FinalsRecord, trial: TrialRecord) -> None:
+    def _sync_run(self, record: StudyRecord | FinalsRecord, trial: TrialRecord) -> None:
         synced = self._runs.get(trial.number)
         if synced and (trial.state == "WAITING" or synced.attempt != (trial.attempt or "")):
-            runs.delete_run(tracking, synced.run_id)
+            runs.delete_run(self.tracking, synced.run_id)
             del self._runs[trial.number]
             synced = None
-        is_current = synced is not None and synced.is_ended
-        is_untrained = trial.state == "RUNNING" and trial.device is None
-        if is_current or is_untrained or trial.state == "WAITING" or trial.is_over_budget:
+        is_current = synced and synced.is_ended and (self._failed or not synced.lacks_artifacts)
+        is_untrained = trial.state == "WAITING" or (trial.state == "RUNNING" and trial.device is None)
+        if is_current or is_untrained or trial.is_over_budget:
             return
-        info = self._info(record, trial)
+        info = run_info.run_info(record, trial)
         if info is None:
             return
         if synced is None:
-            run_id = runs.create_run(tracking, self._study.uid, trial, info)
+            run_id = runs.create_run(self.tracking, self._study.uid, trial, info)
             synced = self._runs[trial.number] = SyncedRun(run_id, trial.attempt or "")
-            self._record(trial, synced)
-        if not synced.has_info:
-            runs.log_info(tracking, synced.run_id, trial, info)
-            synced.has_info = True
-        runs.log_epochs(tracking, synced.run_id, trial.curve[synced.written :], info.prefix)
+        self._write(synced, trial, info)
+
+    def _write(self, synced: SyncedRun, trial: TrialRecord, info: RunInfo) -> None:
+        """Write what the run of a trial lacks."""
+        tracking, client, run_id = self.tracking, self.tracking.client, synced.run_id
+        if synced.written is None:
+            runs.log_info(tracking, run_id, trial, info)
+            has_layers = self._log_artifact(client.log_text, run_id, info.layer_table, "layers.txt")
+            synced.written, synced.lacks_artifacts = 0, not has_layers
+        runs.log_epochs(tracking, run_id, trial, synced.written)
         synced.written = trial.epochs
         if trial.is_finished:
-            self._log_curve(tracking, synced, trial)
-            runs.end_run(tracking, synced.run_id, trial)
+            log_curve = partial(_log_curve, client)
+            if trial.curve and not self._log_artifact(log_curve, run_id, trial, "learning_curve.png"):
+                synced.lacks_artifacts = True
+            runs.end_run(tracking, run_id, trial, "missing" if synced.lacks_artifacts else "complete")
             synced.is_ended = True
             self._on_progress()
 
-    def _info(self, record: StudyRecord | FinalsRecord, trial: TrialRecord) -> RunInfo | None:
-        if isinstance(record, StudyRecord):
-            return run_info.search_run_info(record, trial)
-        assert trial.task is not None
-        return run_info.final_run_info(record.name, trial.task)
+    def _log_artifact(
+        self, log: Callable[[str, Any, str], object], run_id: str, content: object, name: str
+    ) -> bool:
+        """Whether MLflow has stored an artifact; after a failure, only a later command tries again.
 
-    def _log_curve(self, tracking: Tracking, synced: SyncedRun, trial: TrialRecord) -> None:
-        if not trial.curve:
-            return
-        title = f"{trial.state.lower()}: {trial.epochs} epochs"
+        Raises:
+            MlflowException, SQLAlchemyError, OSError: MLflow or the store is unavailable.
+        """
+        if name in self._failed:
+            return False
         try:
-            figure = learning_curve(trial.curve, title)
-            tracking.client.log_figure(synced.run_id, figure, "learning_curve.png")
-        except (MlflowException, SQLAlchemyError, OSError):
+            log(run_id, content, name)
+        except SQLAlchemyError:
             raise
-        except Exception as error:  # noqa: BLE001 - a figure that cannot be drawn stops nothing
-            self._notify(f"MLflow has no learning curves ({type(error).__name__}: {error})")
+        except Exception as error:  # noqa: BLE001 - whatever a drawing, a model or the artifact store raises
+            self.tracking.client.get_run(run_id)  # raises while MLflow is unavailable
+            if type(error) not in self._failed.values():
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                self._notify(
+                    f"MLflow lacks artifacts, such as {name} ({reason}); the next command tries again"
+                )
+            self._failed[name] = type(error)
+        return name not in self._failed
 
-    def _record(self, trial: TrialRecord, synced: SyncedRun) -> None:
-        if (trial.run_id, trial.model_id) != (synced.run_id, synced.model_id):
-            self._study.record_run(trial, synced.run_id, synced.model_id)
-
-    def _sync_models(self, tracking: Tracking, record: StudyRecord) -> None:
+    def _sync_models(self, record: StudyRecord) -> None:
         """Log the networks whose weights the store keeps, and delete the others."""
         kept = self._study.kept_ids()
         for trial in record.trials:
-            synced = self._runs.get(trial.number)
-            if synced is None:
+            synced, is_kept = self._runs.get(trial.number), trial.trial_id in kept
+            if not synced or not trial.is_finished or is_kept == bool(synced.model_id):
                 continue
-            if synced.model_id and trial.trial_id not in kept:
-                models.delete_model(tracking, synced.model_id)
-                synced.model_id = None
-            elif trial.trial_id in kept - self._skipped and trial.is_finished and not synced.model_id:
-                self._log_model(tracking, record, trial, synced)
+            if is_kept:
+                log, name = partial(self._log_model, record), f"{record.name}-trial-{trial.number}"
+                if not self._log_artifact(log, synced.run_id, trial, name):
+                    continue
             else:
-                continue
-            self._study.record_run(trial, synced.run_id, synced.model_id)
+                models.delete_model(self.tracking, str(synced.model_id))
+                synced.model_id = None
             self._on_progress()
 
-    def _log_model(
-        self, tracking: Tracking, record: StudyRecord, trial: TrialRecord, synced: SyncedRun
-    ) -> None:
+    def _log_model(self, record: StudyRecord, run_id: str, trial: TrialRecord, name: str) -> None:
         try:
-            payload = run_info.search_payload(
-                record, trial, self._study.weights_of(trial), self._validation_images(record)
-            )
-            name, tags = f"{record.name}-trial-{trial.number}", {"study": record.name, UID_TAG: record.uid}
-            synced.model_id = models.log_pt2(tracking, synced.run_id, payload, name, tags)
-        except (MlflowException, SQLAlchemyError, OSError):
-            raise
-        except Exception as error:  # noqa: BLE001 - a model that cannot be logged stops nothing
-            if trial.trial_id in self._study.kept_ids():  # else a better trial has replaced it
-                self._skipped.add(trial.trial_id)
-                self._notify(f"MLflow lacks a model ({type(error).__name__}: {error})")
-
-    def _validation_images(self, record: StudyRecord) -> Digits:
+            network = run_info.kept_network(record, trial, self._study.weights_of(trial))
+        except UnusableConfiguration:
+            if trial.trial_id in self._study.kept_ids():
+                raise
+            return  # a better trial has replaced it
         if self._val is None:
             folder = mnist.resolve_data_dir(self._data_dir)
             mnist.verify(folder, mnist.TRAIN_FILES)
             self._val = load_split(folder, *record.config.split, CPU).val
-        return self._val
+        tags = {"study": record.name, UID_TAG: record.uid}
+        self._runs[trial.number].model_id = models.log_pt2(
+            self.tracking, run_id, network, self._val, name=name, step=trial.epochs, tags=tags
+        )
 
-    def _update_parent(self, tracking: Tracking, record: StudyRecord | FinalsRecord, status: str) -> None:
-        parent = tracking.parent_run_id
+    def _update_parent(self, record: StudyRecord | FinalsRecord, status: str) -> None:
+        client, parent = self.tracking.client, self.tracking.parent_run_id
         if isinstance(record, StudyRecord):
-            log_summary(tracking, record)
+            log_summary(self.tracking, record)
+            self._log_artifact(client.log_text, parent, leaderboard_csv(record), "leaderboard.csv")
         else:
-            runs.set_tags(tracking, parent, {"finals": f"{len(record.done)}/{record.n_trials}"})
+            runs.set_tags(self.tracking, parent, {"finals": f"{len(record.done)}/{record.n_trials}"})
         if status != "RUNNING":
-            tracking.client.set_terminated(parent, status)
+            client.set_terminated(parent, status)
         elif isinstance(record, StudyRecord):
-            tracking.client.update_run(parent, status)
+            client.update_run(parent, status)
 
 
-def _is_run_of(run: TrackedRun, trial: TrialRecord) -> bool:
-    if run.attempt is None:  # version 0.1
-        return _is_old(trial) and (run.run_id == trial.run_id or run.number == trial.number)
-    return run.number == trial.number and run.attempt == (trial.attempt or "")
+def _log_curve(client: MlflowClient, run_id: str, trial: TrialRecord, name: str) -> None:
+    title = f"{trial.state.lower()}: {trial.epochs} epochs"
+    client.log_figure(run_id, learning_curve(trial.curve, title), name)
+
+
+def _is_run_of(run: Run, trial: TrialRecord) -> bool:
+    tags = run.data.tags
+    has_number = tags.get(runs.NUMBER_TAG) == str(trial.number)
+    if runs.ATTEMPT_TAG in tags:
+        return has_number and tags[runs.ATTEMPT_TAG] == (trial.attempt or "")
+    return _is_old(trial) and (has_number or run.info.run_id == trial.run_id)  # version 0.1
 
 
 def _is_old(trial: TrialRecord) -> bool:
@@ -286,6 +287,6 @@ def _is_old(trial: TrialRecord) -> bool:
     return (trial.attempt or "0.1/").startswith("0.1/")
 
 
-def _preference(run: TrackedRun) -> tuple[bool, bool]:
+def _preference(run: Run) -> tuple[bool, bool]:
     """Sort key: active runs first, then ended ones."""
-    return run.is_deleted, run.status not in TERMINATED
+    return runs.is_deleted(run), run.info.status not in runs.STATUS.values()

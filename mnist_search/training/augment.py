@@ -1,7 +1,5 @@
 """Data augmentation: one random affine map per image of a batch, in one resampling."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -7,18 +7,13 @@ statistics of the columns of one channel are combined afterwards. Forward and ba
 (``python -m mnist_search.research.profile_step layers``).
 """
 
-from __future__ import annotations
-
 import math
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-VECTOR_SIZE = 32
-"""bf16 numbers in a vector register; the columns are a multiple of it."""
-
+VECTOR_SIZE = 32  # bf16 numbers in a vector register; the columns are a multiple of it
 MIN_COLUMNS = 128
 
 
@@ -51,8 +46,8 @@ class FoldedBatchNorm(nn.BatchNorm2d):
         """Pixels per row: the smallest power of two with enough columns, or 1 if ``x`` is not folded."""
         channels = x.shape[1]
         fold = VECTOR_SIZE // math.gcd(channels, VECTOR_SIZE)
-        is_large = x.numel() >= self.min_elements
-        if fold == 1 or not is_large or not x.is_contiguous(memory_format=torch.channels_last):
+        is_channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        if fold == 1 or x.numel() < self.min_elements or not is_channels_last:
             return 1
         while fold * channels < MIN_COLUMNS:
             fold *= 2
@@ -67,11 +62,8 @@ class _Normalize(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, fold: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = _rows(x, fold)
-        # The kernel updates these running statistics in place, even with NaN, so they must not be shared.
-        unused = torch.zeros(rows.shape[1], dtype=scale.dtype), torch.ones(rows.shape[1], dtype=scale.dtype)
-        means, variances = (
-            columns.view(fold, -1) for columns in torch.ops.aten.batch_norm_update_stats(rows, *unused, 0.0)
-        )
+        stats = torch.ops.aten.batch_norm_update_stats(rows, *_identity_stats(rows, scale.dtype), 0.0)
+        means, variances = (columns.view(fold, -1) for columns in stats)
         mean, var = means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
         inverse = torch.rsqrt(var + eps)
         ctx.save_for_backward(x, scale, mean, inverse)
@@ -110,12 +102,14 @@ def _as_map(rows: Tensor, x: Tensor) -> Tensor:
 
 def _affine(rows: Tensor, scale: Tensor, shift: Tensor, fold: int) -> Tensor:
     """Multiply each channel by ``scale`` and add ``shift``, in fp32, by batch norm in evaluation mode."""
-    factors = scale.repeat(fold), shift.repeat(fold), *_identity_stats(rows.shape[1], scale.dtype)
+    factors = scale.repeat(fold), shift.repeat(fold), *_identity_stats(rows, scale.dtype)
     y: Tensor = torch.native_batch_norm(rows, *factors, False, 0.0, 0.0)[0]
     return y
 
 
-@cache
-def _identity_stats(columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Read-only means of 0 and variances of 1; if they are fp32, bf16 rows are computed in fp32."""
-    return torch.zeros(columns, dtype=dtype), torch.ones(columns, dtype=dtype)
+def _identity_stats(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Means of 0 and variances of 1; if they are fp32, bf16 rows are computed in fp32.
+
+    Not shared, since a kernel may update running statistics in place, even with NaN.
+    """
+    return torch.zeros(rows.shape[1], dtype=dtype), torch.ones(rows.shape[1], dtype=dtype)

@@ -5,10 +5,7 @@ activations in training are too large. Here the scale is rounded to bf16 and p i
 than 0.004, so that the mean is 1.
 """
 
-from __future__ import annotations
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 MASKS_PER_BUFFER = 512  # a hundred steps of five layers
@@ -54,7 +51,7 @@ class MaskBuffer:
         return self._buffer.as_strided(x.shape, x.stride(), offset)
 
 
-class BufferedDropout(nn.Module):
+class BufferedDropout(nn.Dropout):
     """Dropout with masks of a buffer on a CPU, and torch's dropout on other devices.
 
     On one core, forward and backward passes of a (128, 12, 28, 28) map in bf16 take 0.9 ms, and 9.2 ms
@@ -62,16 +59,11 @@ class BufferedDropout(nn.Module):
     """
 
     def __init__(self, buffer: MaskBuffer) -> None:
-        super().__init__()
+        super().__init__(buffer.rate)
         self._buffer = buffer
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop elements of ``x``, of any shape, in training mode."""
-        rate = self._buffer.rate
-        if not self.training or not rate:
+        if not self.training or not self.p:
             return x
-        return x * self._buffer.slice(x) if x.device.type == "cpu" else F.dropout(x, rate)
-
-    def extra_repr(self) -> str:
-        """The rate, as torch's dropout shows it."""
-        return f"p={self._buffer.rate}"
+        return x * self._buffer.slice(x) if x.device.type == "cpu" else super().forward(x)

@@ -1,13 +1,11 @@
 """CUDA graph capture of a training step, and loss checks that do not wait for the GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mnist_search.training.capturable import Capturable
+from mnist_search.training.optim import Capturable
 from mnist_search.training.step import TrainStep
 
 WARM_UP = 3  # calls before capture, as many as in torch's documentation
@@ -73,36 +71,27 @@ class AsyncLossMonitor:
     def __init__(self, check: Callable[[float, str], None]) -> None:
         self._check = check
         self._sum, self._steps = 0.0, 0
-        self._pending: tuple[Callable[[], float], int, str] | None = None
+        self._pending: tuple[Tensor, torch.cuda.Event | None, int, str] | None = None
 
     def submit(self, losses: Tensor, steps: int, position: str) -> None:
         """Check the mean loss since the last call; ``losses`` is the sum over ``steps`` steps of the epoch."""
         self.flush()
-        self._pending = _copy_async(losses), steps, position
-        if losses.device.type != "cuda":
+        host = losses.to("cpu", non_blocking=losses.is_cuda)  # pinned memory, if from a GPU
+        copied = torch.cuda.Event() if losses.is_cuda else None
+        self._pending = host, copied, steps, position
+        if copied:
+            copied.record()
+        else:
             self.flush()
 
     def flush(self) -> None:
         """Wait for the pending loss, if any, and check it."""
         if self._pending is None:
             return
-        read, steps, position = self._pending
+        host, copied, steps, position = self._pending
         self._pending = None
-        previous, self._sum = self._sum, read()
+        if copied:
+            copied.synchronize()
+        previous, self._sum = self._sum, host.item()
         self._check((self._sum - previous) / (steps - self._steps), position)
         self._steps = steps
-
-
-def _copy_async(number: Tensor) -> Callable[[], float]:
-    """Start to copy a number to the host; the returned function waits for it."""
-    if number.device.type != "cuda":
-        return number.item
-    host = number.to("cpu", non_blocking=True)  # pinned memory
-    copied = torch.cuda.Event()
-    copied.record()
-
-    def read() -> float:
-        copied.synchronize()
-        return host.item()
-
-    return read

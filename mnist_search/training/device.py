@@ -1,7 +1,5 @@
 """Device, compute mode and number of worker processes, chosen by rule."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -14,14 +12,12 @@ CPU = torch.device("cpu")
 
 PrecisionChoice: TypeAlias = Literal["auto", "bf16", "fp32"]
 
+# torch's names of CPU capabilities with bf16 arithmetic: x86-64 AVX-512 and AMX, and Arm.
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""torch's names of CPU capabilities with bf16 arithmetic: x86-64 AVX-512 and AMX, and Arm."""
 
+# The second process trains while the first evaluates and writes; more do not pay: on an H100, 1, 2
+# and 16 processes trained 1,441, 1,486 and 1,525 steps/s in total (experiments/LOG.md).
 JOBS_PER_ACCELERATOR = 2
-"""Processes on one accelerator: the second trains while the first evaluates and writes; more do not pay.
-
-On an H100, 1, 2 and 16 processes trained 1,441, 1,486 and 1,525 steps/s in total (experiments/LOG.md).
-"""
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,7 +1,5 @@
 """Evaluation of a network on a data set."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Training as an iterator of epochs; independent of the search."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,19 +11,14 @@ from mnist_search.data.dataset import Digits
 from mnist_search.records import EpochMetrics
 from mnist_search.training.cuda_graph import AsyncLossMonitor, CudaGraphStep
 from mnist_search.training.device import ComputeMode
-from mnist_search.training.ema import ExponentialMovingAverage
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.optim import LearningRate
-from mnist_search.training.step import TrainStep
+from mnist_search.training.step import ExponentialMovingAverage, TrainStep
 from search_space import TrainingConfig
 
 FP32 = ComputeMode()  # without a CUDA graph
-
-STEPS_BETWEEN_CHECKS = 25
-"""Steps between checks of the loss; a diverging training run stops within two of them."""
-
-DIVERGENCE_LOSS = 10 * math.log(10)
-"""Ten times the cross-entropy of a uniform guess among ten digits."""
+STEPS_BETWEEN_CHECKS = 25  # of the loss; a diverging training run stops within two checks
+DIVERGENCE_LOSS = 10 * math.log(10)  # ten times the cross-entropy of a uniform guess among ten digits
 
 
 class Diverged(ArithmeticError):

@@ -1,10 +1,8 @@
 """An architecture as a torch module, and its weights as safetensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -15,12 +13,10 @@ from mnist_search.training.cpu_dropout import BufferedDropout, ChannelDropout, M
 from search_space import Architecture
 from search_space import architecture as arch
 
-MEAN, STD = 0.1307, 0.3081
-"""Mean and standard deviation of the training pixels, in [0, 1]."""
+MEAN, STD = 0.1307, 0.3081  # of the training pixels, in [0, 1]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFactory:
+class LayerFactory(NamedTuple):
     """Classes of dropout by element, of dropout by channel and of batch norm."""
 
     dropout: Callable[[float], nn.Module]
@@ -52,15 +48,11 @@ class Network(nn.Module):
 
 
 def build(architecture: Architecture, seed: int, layer_factory: LayerFactory | None = None) -> Network:
-    """A network on the CPU, of fast layers by default, with initial weights from this seed.
-
-    Raises:
-        AssertionError: torch's parameter count differs from the closed form.
-    """
+    """A network on the CPU, of fast layers by default, with initial weights from this seed."""
     torch.manual_seed(seed)
     network = Network(architecture, layer_factory or fast_layers())
     actual, expected = count(network), architecture.num_params()
-    assert actual == expected, f"{actual} parameters, not {expected}"
+    assert actual == expected, f"{actual} parameters, not {expected} as in the closed form"
     return network
 
 

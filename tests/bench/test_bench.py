@@ -14,14 +14,9 @@ from support import MLFLOW_WARNINGS
 
 from experiments import BASELINES
 from mnist_search.bench import overhead, reference
-from mnist_search.bench.handwritten_loop import (
-    PilDigits,
-    baseline_transforms,
-    handwritten_loop,
-    images_per_second,
-)
-from mnist_search.bench.handwritten_study import handwritten_study
+from mnist_search.bench.handwritten_loop import PilDigits, baseline_transforms, handwritten_loop
 from mnist_search.bench.measurement import ratio_result, result, start_processes
+from mnist_search.bench.studies import handwritten_study
 from mnist_search.data.dataset import Digits
 from mnist_search.training.model import MEAN, STD
 from search_space.training_config import Augmentation
@@ -49,7 +44,7 @@ def test_result_is_the_median_of_its_rounds_with_their_range():
 
 
 def test_ratio_is_computed_in_each_round():
-    ratio = ratio_result("speed.ratio", [10.0, 30.0], [5.0, 10.0])
+    ratio = ratio_result("speed.ratio", [10.0, 30.0], [5.0, 10.0], "fast / slow")
 
     assert (ratio.min, ratio.max, ratio.unit) == (2.0, 3.0, "x")
 
@@ -81,18 +76,6 @@ def test_handwritten_loop_learns_and_counts_its_images(digits, num_workers):
     assert images == (100,) * 20
     assert losses[-1] < losses[0]
     assert accuracies[-1] > accuracies[9]  # accuracy is counted from zero in each epoch
-
-
-def test_images_per_second_excludes_the_warm_up():
-    now = 0.0
-
-    def steps():
-        nonlocal now
-        for seconds, images in ((50.0, 1000), (1.0, 10), (2.0, 20), (100.0, 7)):
-            now += seconds
-            yield images, 0.0, 0.0
-
-    assert images_per_second(steps(), warm_up=1, timed=2, clock=lambda: now) == 30 / 3
 
 
 def test_handwritten_study_logs_every_step(mnist_dir, tmp_path):

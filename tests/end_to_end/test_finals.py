@@ -20,7 +20,6 @@ from experiments import StudyConfig
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.storage.finals import FinalsStudy
-from mnist_search.tracking.setup import create_database
 from search_space import SearchSpace
 
 pytestmark = [
@@ -47,18 +46,10 @@ def _data(mnist_dir, monkeypatch):
     monkeypatch.setenv("MNIST_SEARCH_DATA", str(mnist_dir))
 
 
-@pytest.fixture(scope="module")
-def empty_tracking(tmp_path_factory):
-    """An empty MLflow database, which takes MLflow some seconds."""
-    file = tmp_path_factory.mktemp("tracking") / "mlflow.db"
-    create_database(file)
-    return file
-
-
 @pytest.fixture
-def study(empty_tracking, tmp_path):
+def study(empty_database, tmp_path):
     """A study of one complete trial in the working directory."""
-    shutil.copy(empty_tracking, tmp_path)
+    shutil.copy(empty_database, tmp_path)
     store = Store.open_or_create(f"sqlite:///{tmp_path}/mnist-search.db")
     config = StudyConfig(budget=1500, space=SearchSpace.for_budget(1500, epochs=1), pruner="none")
     study = SearchStudy.open_or_create(store, "budget-1500", config, 1)

@@ -6,6 +6,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow in this process
 
 
 @pytest.fixture(autouse=True)
-def _data(mnist_dir, monkeypatch):
+def _data_and_database(mnist_dir, empty_database, tmp_path, monkeypatch):
     monkeypatch.setenv("MNIST_SEARCH_DATA", str(mnist_dir))
+    shutil.copy(empty_database, tmp_path)
 
 
 def test_run_trains_n_trials_within_the_budget_and_keeps_models(command, tmp_path):
@@ -257,6 +259,7 @@ def test_enqueued_trial_over_the_budget_is_not_trained(command, tmp_path):
     assert search_study.study.trials[refused.number].state == TrialState.PRUNED
 
 
+@pytest.mark.slow
 def test_unavailable_tracker_stops_nothing_and_is_synced_later(command, tmp_path):
     unreachable = ["--tracking-uri", "http://127.0.0.1:9"]
 
@@ -268,6 +271,7 @@ def test_unavailable_tracker_stops_nothing_and_is_synced_later(command, tmp_path
     assert_sound(tmp_path, trials=1)
 
 
+@pytest.mark.slow
 def test_missing_drivers_of_trackers_stop_neither_of_two_commands(start, tmp_path):
     arguments = [*SMALL, "--trials", "2", "--jobs", "1", "--tracking-uri"]
 

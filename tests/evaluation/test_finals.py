@@ -71,6 +71,17 @@ def test_finished_finals_are_repeated_only_with_again(store, record):
     assert len(open_finals(store, record).record().current) == 8
 
 
+def test_waiting_finals_of_an_abandoned_round_are_not_trained(store, record):
+    finals = finish_finals(store, record, [0.99], top=1, seeds=3)
+    finals.queue.release(finals.claim())
+
+    finals.add(selected(store, record, finalists(record, top=1, seeds=2), again=True))
+
+    claims = [finals.claim() for _ in range(3)]
+    assert [claim and claim.trial.user_attrs["task"]["round"] for claim in claims] == [2, 2, None]
+    assert (len(finals.record().done), finals.record().n_trials) == (1, 3)
+
+
 def test_failed_finals_are_added_again_and_diverged_ones_are_not(store, record):
     finals = finish_finals(store, record, [0.99], top=2, seeds=2)
     finish_final(finals, None, reason="diverged: loss nan")

@@ -29,11 +29,10 @@ from mnist_search.search.study import SearchStudy
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import make_tracking_config
 from mnist_search.tracking.models import log_pt2
-from mnist_search.tracking.run_info import final_payload
 from mnist_search.tracking.runs import Tracking
 from mnist_search.tracking.sync import StudySync
 from mnist_search.training.evaluate import evaluate
-from mnist_search.training.model import build
+from mnist_search.training.model import build, load_network
 
 pytestmark = [
     pytest.mark.slow,
@@ -150,9 +149,11 @@ def test_complete_model_of_an_earlier_attempt_is_adopted(
     run_id, experiment_id = synced_run(store, tracking_config, mnist_dir)
     record = search_study.record()
     weights = final_evaluation(store, record).weights(store)
-    payload = final_payload(task, weights, load_test(mnist_dir))
-    tracking = Tracking(client, experiment_id, "")
-    model_id = log_pt2(tracking, run_id, payload, "mnist-search-1500", {"study": record.name})
+    network, tracking = load_network(task.architecture, weights), Tracking(client, experiment_id, "")
+    tags = {"study": record.name}
+    model_id = log_pt2(
+        tracking, run_id, network, load_test(mnist_dir), name="mnist-search-1500", step=1, tags=tags
+    )
 
     register()
 
@@ -164,7 +165,7 @@ def synced_run(store, tracking_config, mnist_dir):
     """Run of the only final, and its experiment."""
     study = TrackedStudy(store, "budget-1500.finals")
     StudySync(study, tracking_config, mnist_dir, pytest.fail).sync("FINISHED")
-    (trial,) = study.finals_record().trials
+    (trial,) = study.record().trials
     return trial.run_id, study.location(tracking_config.tracking_uri).experiment_id
 
 

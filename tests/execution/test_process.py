@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mnist_search.execution.events import WorkerDone
+from mnist_search.execution.events import ProcessEvent
 from mnist_search.execution.process import ModuleProcess
 
 PARENT = """
 import sys
 from mnist_search.execution.process import ModuleProcess
-process = ModuleProcess.start("module_of_the_user", "hello")
+process = ModuleProcess("module_of_the_user", "hello")
 print(process.connection.recv(), process.wait(30))
 """
 CHILD = """
@@ -39,28 +39,26 @@ def test_started_module_has_the_import_path_of_its_parent(tmp_path, arguments):
 
 
 def start_and_interrupt():
-    process = ModuleProcess.start("scripted_worker", ["wait for a message"])
+    process = ModuleProcess("scripted_worker", ["wait for a message"])
     os.kill(process.pid, signal.SIGINT)  # before it imports anything
     process.send("go on")
-    event, code = process.connection.recv(), process.wait(30)
-    process.close()
-    return event, code
+    return process.connection.recv(), process.end(30)
 
 
 def test_interrupts_do_not_end_a_started_process():
     with ThreadPoolExecutor() as threads:
         ends = [start_and_interrupt(), threads.submit(start_and_interrupt).result()]
 
-    assert [(type(event), code) for event, code in ends] == [(WorkerDone, 0)] * 2
+    assert ends == [(ProcessEvent.DONE, 0)] * 2
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_message_to_an_ended_process_has_no_effect():
-    process = ModuleProcess.start("scripted_worker", ["crash"])
+    process = ModuleProcess("scripted_worker", ["crash"])
     assert process.wait(30) == 9
 
     process.send("hello")
 
     with pytest.raises(EOFError):
         process.connection.recv()
-    process.close()
+    process.connection.close()

@@ -70,14 +70,12 @@ main()
 PROCESS = """
 from multiprocessing import Pipe
 from pathlib import Path
-from mnist_search.execution.config import WorkerConfig
+from mnist_search.execution.config import RunConfig
 from mnist_search.execution.runtime import run_process
 from mnist_search.execution.worker import run
-from mnist_search.storage.leases import ProcessIdentity
 parent, child = Pipe()
 parent.send(
-    WorkerConfig(kind="search", storage="sqlite:///none.db", study="s", supervisor=ProcessIdentity.current(),
-                 data_dir=Path(), device="cpu", precision="fp32")
+    RunConfig(storage="sqlite:///none.db", study="s", data_dir=Path(), device="cpu", precision="fp32")
 )
 sys.argv = ["worker", str(child.fileno())]
 run_process(run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 import time
 from contextlib import closing
 
@@ -10,8 +12,8 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments import BASELINES
-from mnist_search.execution.events import TrialEnded, TrialStarted
-from mnist_search.execution.progress import PlainReporter
+from mnist_search.execution.events import Message, TrialEnded, TrialStarted
+from mnist_search.execution.progress import PlainReporter, RichReporter, make_reporter
 from mnist_search.records import FinalTask
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
@@ -82,7 +84,32 @@ def test_final_trials_have_the_name_and_seed_of_their_task(store, capsys):
     claim = finals.claim()
 
     reporter.handle(TrialStarted(claim.trial.number, 1000, 2))
-    finals.queue.finish(claim, TrialState.COMPLETE, [0.99, 0.1])
+    finals.queue.finish(claim, TrialState.COMPLETE, [0.99, 0.1], keep=None)
     reporter.handle(TrialEnded(claim.trial.number, "COMPLETE"))
 
     assert "trial 3, seed 7 complete" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", ["before the first line", "while the table is shown"])
+def test_closed_terminal_does_not_end_the_search(search_study, monkeypatch, closed):
+    terminal, stderr = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with os.fdopen(stderr, "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        reporter = make_reporter(search_study.record, 1)
+        assert isinstance(reporter, RichReporter)
+        if closed == "before the first line":
+            os.close(terminal)
+        with reporter:
+            reporter.handle(TrialStarted(0, 1000, 2))
+            reporter.refresh()
+            if closed == "while the table is shown":
+                assert b"trials done" in os.read(terminal, 4096)
+                os.close(terminal)
+            reporter.handle(Message("a message"))
+            reporter.refresh()
+
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(stderr, b"closed")
+        assert sys.stderr is file

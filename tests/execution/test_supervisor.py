@@ -11,10 +11,9 @@ import pytest
 
 from mnist_search import errors
 from mnist_search.errors import MnistSearchError, TryAgain
-from mnist_search.execution.events import Message, OutOfMemory, TrialEpoch, WorkerFailed
-from mnist_search.execution.process import ModuleProcess
-from mnist_search.execution.supervisor import MAX_RESTARTS, SIGNALS, Stop, Supervisor
-from mnist_search.execution.sync_runner import SyncRunner
+from mnist_search.execution.events import Message, ProcessEvent, Stop, TrialEpoch, WorkerFailed
+from mnist_search.execution.process import ModuleProcess, SyncRunner
+from mnist_search.execution.supervisor import MAX_RESTARTS, SIGNALS, Supervisor
 
 
 class MessageRecorder:
@@ -39,7 +38,7 @@ class BrokenReporter(MessageRecorder):
 
 
 def scripted(*script):
-    return partial(ModuleProcess.start, "scripted_worker", script)
+    return partial(ModuleProcess, "scripted_worker", script)
 
 
 def poll_until(supervisor, n_workers):
@@ -57,7 +56,7 @@ def test_supervisor_continues_with_one_worker_when_the_device_has_memory_for_one
     reporter = MessageRecorder()
     supervisor = Supervisor(scripted("wait for a message"), reporter)
     supervisor.start_worker()
-    supervisor.start_process = scripted(OutOfMemory())
+    supervisor.start_process = scripted(ProcessEvent.OUT_OF_MEMORY)
     supervisor.start_worker()
     supervisor.start_worker()
 
@@ -75,7 +74,7 @@ def test_supervisor_ignores_missing_memory_when_all_trials_are_done():
     supervisor = Supervisor(scripted(), reporter)
     supervisor.start_worker()
     poll_until(supervisor, 0)
-    supervisor.start_process = scripted(OutOfMemory())
+    supervisor.start_process = scripted(ProcessEvent.OUT_OF_MEMORY)
     supervisor.start_worker()
     poll_until(supervisor, 0)
 
@@ -83,7 +82,7 @@ def test_supervisor_ignores_missing_memory_when_all_trials_are_done():
 
 
 def test_run_workers_raises_when_the_device_has_no_memory_for_one_trial():
-    supervisor = Supervisor(scripted(OutOfMemory()), MessageRecorder())
+    supervisor = Supervisor(scripted(ProcessEvent.OUT_OF_MEMORY), MessageRecorder())
 
     with pytest.raises(TryAgain, match="no memory for one trial"):
         supervisor.run_workers(2)
@@ -216,3 +215,22 @@ def test_handlers_are_restored():
         assert all(signal.getsignal(number) not in before for number in SIGNALS)
 
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_ignored_interrupts_stay_ignored_in_the_command_and_its_workers():
+    supervisor = Supervisor(scripted(Message("runs"), "wait for a message"), MessageRecorder())
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts background jobs
+    try:
+        with supervisor.handling_signals():
+            supervisor.start_worker()
+            while not supervisor.reporter.texts:
+                supervisor.poll()
+            (process,) = supervisor.processes.values()
+            process.send_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            process.send("finish")
+            poll_until(supervisor, 0)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+    assert (supervisor.signals, supervisor.restarts, supervisor.finished) == (0, 0, True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from functools import partial
 
 import pytest
 
-from mnist_search.execution.events import Message, SyncProgress, WorkerDone
-from mnist_search.execution.process import ModuleProcess
-from mnist_search.execution.sync_runner import END_SECONDS, RESTART_SECONDS, SyncRunner
+from mnist_search.execution.events import Message, ProcessEvent
+from mnist_search.execution.process import END_SECONDS, RESTART_SECONDS, ModuleProcess, SyncRunner
 
 SECONDS = 60
 """Time within which a process has started."""
@@ -19,7 +20,7 @@ def make_runner():
     runners = []
 
     def make(behavior):
-        runners.append(SyncRunner(partial(ModuleProcess.start, "stub_process", behavior)))
+        runners.append(SyncRunner(partial(ModuleProcess, "stub_process", behavior)))
         return runners[-1]
 
     yield make
@@ -38,7 +39,7 @@ def receive(runner):
 
 def crash(runner):
     runner.keep_running()
-    assert isinstance(receive(runner), SyncProgress)
+    assert receive(runner) == ProcessEvent.SYNC_PROGRESS
     assert receive(runner) is None
     runner.handle_exit(ended=False)
 
@@ -69,9 +70,9 @@ def test_process_receives_the_status_at_the_end_and_is_not_started_again(make_ru
     runner.keep_running()
     runner.request_end("KILLED")
 
-    assert isinstance(receive(runner), SyncProgress)
+    assert receive(runner) == ProcessEvent.SYNC_PROGRESS
     assert receive(runner) == Message("KILLED")
-    assert isinstance(receive(runner), WorkerDone)
+    assert receive(runner) == ProcessEvent.DONE
     runner.handle_exit(ended=True)
     runner.keep_running()
 
@@ -101,6 +102,24 @@ def test_crashed_process_is_replaced_after_a_delay_that_doubles(make_runner):
     assert runner.crashes == 2
     assert runner.restart_at - first > RESTART_SECONDS
     assert not runner.is_done
+
+
+def test_process_that_cannot_be_started_has_crashed(make_runner):
+    runner = make_runner("end")
+    start = runner.start
+
+    def without_memory():
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    runner.start = without_memory
+    runner.keep_running()
+    assert (runner.process, runner.crashes, runner.is_done) == (None, 1, False)
+
+    runner.start = start
+    runner.keep_running()
+    assert runner.process is None  # not immediately
+    runner.request_end("FINISHED")
+    assert runner.process is not None
 
 
 def test_process_that_crashed_before_the_end_is_replaced_for_the_end(make_runner):

@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from experiments import StudyConfig
-from mnist_search.execution.trials import Interrupted, TrialContext, TrialTimeout, run_search_trial
+from mnist_search.execution.trials import Interrupted, TrialContext, run_search_trial
 from mnist_search.search.pruners import pruner_for
 from mnist_search.search.samplers import sampler_for_trial
 from mnist_search.storage.queue import LostLease
@@ -144,7 +144,7 @@ def test_errors_that_are_not_the_trials_are_raised(run, study_config, error):
 def test_trial_is_pruned_after_its_epochs_when_it_exceeds_its_timeout(run, study_config, reports):
     def checkpoint():
         if reports:
-            raise TrialTimeout("trial timeout of 1 s")
+            raise optuna.TrialPruned("trial timeout of 1 s")
 
     result = run(ask(study_config), checkpoint=checkpoint)
 

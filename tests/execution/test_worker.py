@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 
 from mnist_search.errors import MnistSearchError, NotFound
-from mnist_search.execution.config import WorkerConfig
-from mnist_search.execution.events import Message, StopConditionReached, TrialEpoch
+from mnist_search.execution.config import RunConfig
+from mnist_search.execution.events import Message, Stop, TrialEpoch
 from mnist_search.execution.process import ModuleProcess
 from mnist_search.execution.worker import MAX_CONSECUTIVE_ERRORS, Worker
 from mnist_search.search.stopping import StopConditions
 from mnist_search.search.study import SearchStudy
-from mnist_search.storage.leases import ProcessIdentity
 
 
 class RecordingChannel:
@@ -42,15 +41,8 @@ def search_study(store, study_config):
 
 @pytest.fixture
 def config(store, mnist_dir):
-    return WorkerConfig(
-        kind="search",
-        storage=store.url,
-        study="s",
-        supervisor=ProcessIdentity.current(),
-        data_dir=mnist_dir,
-        device="cpu",
-        precision="fp32",
-        keep_models=0,
+    return RunConfig(
+        storage=store.url, study="s", data_dir=mnist_dir, device="cpu", precision="fp32", keep_models=0
     )
 
 
@@ -71,7 +63,7 @@ def test_worker_stops_when_patience_is_exhausted(search_study, config):
 
     record = search_study.record()
     *_, last = channel.events
-    assert isinstance(last, StopConditionReached)
+    assert isinstance(last, Stop)
     assert last.reason.endswith(f"trial {record.best.number}")
     assert record.best.number == len(record.trials) - 2
 
@@ -95,15 +87,17 @@ def test_worker_warns_once_when_earlier_trials_have_another_compute_mode(search_
 
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
-    [({"study": "none"}, NotFound, "no study 'none'"), ({"data_dir": None}, MnistSearchError, "TypeError: ")],
+    [
+        ({"study": "none"}, NotFound, "no study 'none'"),
+        ({"data_dir": None}, MnistSearchError, "AssertionError: "),
+    ],
 )
 @pytest.mark.usefixtures("search_study")
 def test_worker_process_sends_the_error_that_ended_it(config, changes, kind, text):
-    process = ModuleProcess.start("mnist_search.execution.worker", replace(config, **changes))
+    process = ModuleProcess("mnist_search.execution.worker", replace(config, **changes))
 
     event = process.connection.recv()
-    code = process.wait(30)
-    process.close()
+    code = process.end(30)
 
     assert type(event.error) is kind
     assert text in str(event.error)

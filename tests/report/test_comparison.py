@@ -35,7 +35,9 @@ ROWS = [
     ],
 )
 def test_pareto_front_holds_points_better_than_all_of_their_size_or_smaller(points, front):
-    assert pareto_front(points, lambda p: p[0], lambda p: p[1]) == front
+    rows = [{"parameters": parameters, "score": score} for parameters, score in points]
+
+    assert [tuple(row.values()) for row in pareto_front(rows, "score")] == front
 
 
 def test_front_of_the_studies_ignores_other_networks():

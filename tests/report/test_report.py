@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from finished import complete_trial, finish_finals
@@ -15,11 +14,12 @@ from support import MLFLOW_WARNINGS
 
 from mnist_search.data.dataset import Digits
 from mnist_search.errors import NotFound
-from mnist_search.report.error_analysis import analyze_errors
+from mnist_search.report.error_analysis import plot_misclassified
 from mnist_search.report.page import log_report, render_report
 from mnist_search.report.plots import trials_figure
 from mnist_search.search.study import SearchStudy
 from mnist_search.tracking.config import make_tracking_config
+from mnist_search.training.evaluate import evaluate
 from mnist_search.training.model import build
 
 
@@ -132,7 +132,7 @@ def test_trials_figure_shows_the_pareto_front(search_study):
     assert list(front.text) == ["trial 0", "trial 1"]
 
 
-def test_error_analysis_sorts_by_decreasing_loss():
+def test_misclassified_images_are_shown_by_decreasing_loss():
     images = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
     images[:, 0, 0, 0] = torch.arange(4, dtype=torch.uint8)
     digits = Digits(images, torch.tensor([0, 1, 0, 0]))
@@ -145,12 +145,11 @@ def test_error_analysis_sorts_by_decreasing_loss():
             logits[:, 0] = torch.where(logit == 0, 1.0, 0.0)
             return logits
 
-    analysis = analyze_errors(FixedLogits(), digits)
+    figure = plot_misclassified(evaluate(FixedLogits(), digits), digits)
 
-    assert analysis.accuracy == 0.5
-    assert [(m.label, m.prediction, int(m.image[0, 0])) for m in analysis.worst] == [(0, 1, 3), (0, 1, 2)]
-    assert analysis.worst[0].probability == pytest.approx(np.exp(5) / (np.exp(5) + 9))
-    assert (analysis.confusion[0, 0], analysis.confusion[0, 1], analysis.confusion[1, 1]) == (1, 2, 1)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["0 as 1 (94%)", "0 as 1 (45%)", "", "", ""]
+    assert [int(axes.images[0].get_array()[0, 0]) for axes in figure.axes[:2]] == [3, 2]
 
 
 @MLFLOW_WARNINGS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
 from experiments import StudyConfig
-from search_space import BudgetTooSmall, ParameterBudget, SearchSpace
+from search_space import ParameterBudget, SearchSpace
 from search_space.training_config import SGD, Adam, Augmentation, TrainingConfig
 
 SPACE = SearchSpace()
@@ -76,7 +76,7 @@ def test_out_of_range_bounds_are_refused():
 budgets = st.sampled_from([400, 600, 1000, 2000, 8000, 25_000])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(budgets, seeds)
 def test_scale_to_budget_applies_the_largest_scale_within_the_budget(limit, seed):
     budget = ParameterBudget(SearchSpace.for_budget(limit), limit)
@@ -120,7 +120,7 @@ def test_random_network_is_between_smallest_and_largest(seed):
     ],
 )
 def test_for_budget_refuses_a_budget_below_the_smallest_network(budget, bounds, message):
-    with pytest.raises(BudgetTooSmall, match=message):
+    with pytest.raises(ValueError, match=message):
         SearchSpace.for_budget(budget, **bounds)
 
 
@@ -143,7 +143,7 @@ def test_differences_lists_every_changed_field():
     stored = StudyConfig(budget=8000, space=SearchSpace(epochs=15))
     requested = StudyConfig(budget=9000, space=SearchSpace(epochs=5), sampler="random")
 
-    differences = {d.name: (d.stored, d.requested) for d in stored.differences(requested)}
+    differences = stored.differences(requested)
 
     assert differences == {"budget": (8000, 9000), "epochs": (15, 5), "sampler": ("tpe", "random")}
 

@@ -165,6 +165,17 @@ def test_add_repeats_failed_trials_but_not_diverged_ones(finals, store):
     assert record.n_trials == 3
 
 
+def test_task_that_was_inserted_twice_is_trained_once(finals):
+    """Optuna repeats an insertion whose acknowledgement was lost."""
+    finals.add(tasks("a", "b", seeds=1))
+    finals.study.add_trial(finals.study.trials[0])
+    finish_all(finals)
+
+    record = finals.record()
+    assert [trial.state for trial in record.trials] == ["WAITING", "COMPLETE", "COMPLETE"]
+    assert len(record.done) == record.n_trials == 2
+
+
 def test_add_raises_when_a_name_has_another_training(finals):
     finals.add(tasks("a"))
 
@@ -223,8 +234,18 @@ def test_finals_are_no_search_study(finals, store, study_config):
     with pytest.raises(UnusableConfiguration, match=r"'s\.finals' is not a search study") as error:
         SearchStudy.open(store, "s.finals")
     assert "\n" not in str(error.value)
-    with pytest.raises(UnusableConfiguration, match="is not a search study"):
+
+
+@pytest.mark.parametrize("names", [(), ("a",)])
+def test_open_or_create_of_a_search_study_raises_when_finals_have_the_name(
+    finals, store, study_config, names
+):
+    finals.add(tasks(*names))
+    before = finals.record()
+
+    with pytest.raises(StudyConflict, match=r"'s\.finals' is a study of finals"):
         SearchStudy.open_or_create(store, "s.finals", study_config, n_trials=1)
+    assert FinalsStudy.open(store, "s.finals").record() == before
 
 
 def test_open_or_create_keeps_existing_finals(finals, store):

@@ -11,18 +11,6 @@ from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import make_tracking_config
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """A database of MLflow, whose creation takes seconds."""
-    from mnist_search.tracking.runs import raise_log_levels
-    from mnist_search.tracking.setup import create_database
-
-    raise_log_levels()
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    create_database(file)
-    return file
-
-
 @pytest.fixture
 def config(empty_database, tmp_path):
     """A configuration for a new database of MLflow."""

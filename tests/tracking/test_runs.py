@@ -10,7 +10,7 @@ import sys
 import pytest
 from support import MLFLOW_WARNINGS, ROOT
 
-from mnist_search.tracking.runs import delete_run, list_runs
+from mnist_search.tracking.runs import delete_run, is_deleted, list_runs
 from mnist_search.tracking.setup import open_tracking
 
 pytestmark = MLFLOW_WARNINGS
@@ -34,8 +34,9 @@ def test_deleted_run_is_killed_and_listed_as_deleted(study, config, client):
     delete_run(tracking, "0" * 32)  # nor is a run that never existed
 
     (run,) = list_runs(tracking, study.uid, "trial")
-    assert (run.run_id, run.number, run.attempt, run.status) == (run_id, 3, "a", "KILLED")
-    assert run.is_deleted
+    assert (run.info.run_id, run.info.status) == (run_id, "KILLED")
+    assert (run.data.tags["trial"], run.data.tags["attempt"]) == ("3", "a")
+    assert is_deleted(run)
 
 
 @pytest.mark.skipif(

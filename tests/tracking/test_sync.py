@@ -165,7 +165,7 @@ def test_run_of_a_released_trial_is_deleted(search_study, make_sync, client, is_
 def create_run(search_study, study, config):
     """Create the run of the first trial and nothing in it, as a process that is killed then; its id."""
     record = search_study.record()
-    info = run_info.search_run_info(record, record.trials[0])
+    info = run_info.run_info(record, record.trials[0])
     return runs.create_run(open_tracking(config, study), record.uid, record.trials[0], info)
 
 
@@ -330,7 +330,38 @@ def test_figure_that_cannot_be_drawn_does_not_keep_the_run_open(
     assert run.info.status == "FINISHED"
     assert artifacts(client, run.info.run_id) == {"layers.txt"}
     assert len(messages) == 1
-    assert "MLflow has no learning curves" in messages[0]
+    assert "learning_curve.png" in messages[0]
+
+
+def test_artifacts_that_cannot_be_stored_hold_nothing_back_and_are_logged_later(
+    search_study, make_sync, client, messages, tmp_path
+):
+    (tmp_path / "mlartifacts").write_text("not a folder")
+    for _ in range(2):
+        train(search_study, keep=2)
+    sync = make_sync()
+
+    sync.sync()
+    sync.reset()
+    sync.sync("FINISHED")
+
+    for run in runs_in(client):
+        assert (run.info.status, run.data.params["budget"]) == ("FINISHED", "1500")
+        assert len(points(client, run.info.run_id, "val_accuracy")) == 2
+    (parent,) = runs_in(client, "study")
+    assert (parent.info.status, parent.data.tags["trials"]) == ("FINISHED", "2/10")
+    assert len(messages) == 1
+    assert "layers.txt" in messages[0]
+
+    (tmp_path / "mlartifacts").unlink()
+    make_sync().sync("FINISHED")
+
+    files = {"layers.txt", "learning_curve.png"}
+    for run in runs_in(client):
+        assert artifacts(client, run.info.run_id) == files | {"confusion_matrix.png"}
+        assert run.data.tags["artifacts"] == "complete"
+    assert artifacts(client, parent.info.run_id) == {"leaderboard.csv"}
+    assert len(models_in(client)) == 2
 
 
 def test_without_images_everything_is_written_but_the_models(

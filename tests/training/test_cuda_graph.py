@@ -10,10 +10,9 @@ from support import OPTIMIZERS
 from experiments import BASELINES
 from mnist_search.training.cuda_graph import AsyncLossMonitor, CudaGraphStep
 from mnist_search.training.device import ComputeMode
-from mnist_search.training.ema import ExponentialMovingAverage
 from mnist_search.training.model import REFERENCE_LAYERS, build
 from mnist_search.training.optim import LearningRate
-from mnist_search.training.step import TrainStep
+from mnist_search.training.step import ExponentialMovingAverage, TrainStep
 from search_space import TrainingConfig
 from search_space.training_config import SGD, Augmentation, OneCycle
 

@@ -6,9 +6,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments import BASELINES
-from mnist_search.training.ema import ExponentialMovingAverage
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
+from mnist_search.training.step import ExponentialMovingAverage
 from search_space import TrainingConfig
 from search_space.training_config import SGD
 

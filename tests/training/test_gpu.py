@@ -14,12 +14,11 @@ from mnist_search.data.dataset import Split
 from mnist_search.training.cpu_dropout import BufferedDropout, MaskBuffer
 from mnist_search.training.cuda_graph import BEFORE_REPLAYS, CudaGraphStep
 from mnist_search.training.device import ComputeMode, describe_device, resolve_device, select_compute_mode
-from mnist_search.training.ema import ExponentialMovingAverage
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.fit import Diverged, fit
 from mnist_search.training.model import REFERENCE_LAYERS, build
 from mnist_search.training.optim import LearningRate
-from mnist_search.training.step import TrainStep
+from mnist_search.training.step import ExponentialMovingAverage, TrainStep
 from search_space import TrainingConfig
 from search_space.training_config import SGD, Adam, Augmentation, OneCycle
 

@@ -11,9 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from experiments import BASELINES
 from mnist_search.data.dataset import Digits
 from mnist_search.training.device import ComputeMode
-from mnist_search.training.ema import ExponentialMovingAverage
 from mnist_search.training.model import REFERENCE_LAYERS, Network, build
-from mnist_search.training.step import TrainStep
+from mnist_search.training.step import ExponentialMovingAverage, TrainStep
 from search_space import TrainingConfig
 from search_space.training_config import Augmentation
 

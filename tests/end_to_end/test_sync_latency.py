@@ -1,0 +1,75 @@
+"""How soon a metric is in MLflow, and how much CPU time the sync takes, while two workers train."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import statistics
+import time
+from contextlib import closing, suppress
+
+import psutil
+import pytest
+from commands import SMALL, SYNC, children
+from soundness import assert_sound
+from support import MLFLOW_WARNINGS
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), MLFLOW_WARNINGS]
+
+logger = logging.getLogger(__name__)
+
+POINTS = "SELECT run_uuid, step, timestamp FROM metrics WHERE key = 'val_accuracy'"
+CORES = 2
+
+
+@pytest.fixture(autouse=True)
+def _data(mnist_dir, monkeypatch):
+    monkeypatch.setenv("MNIST_SEARCH_DATA", str(mnist_dir))
+
+
+def watch(process, database, interval=0.05):
+    """Seconds from the end of each epoch to its point in MLflow, and CPU seconds of the sync process."""
+    delays, cpu_seconds = {}, 0.0
+    while process.poll() is None:
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as tables,
+        ):
+            for run, step, timestamp in tables.execute(POINTS):
+                delays.setdefault((run, step), time.time() - timestamp / 1000)
+        with suppress(psutil.NoSuchProcess):
+            for sync in children(process, SYNC):
+                times = sync.cpu_times()
+                cpu_seconds = max(cpu_seconds, times.user + times.system)
+        time.sleep(interval)
+    return list(delays.values()), cpu_seconds
+
+
+def test_every_metric_is_in_mlflow_while_two_workers_train(start, tmp_path):
+    process = start(*SMALL, "--trials", "6", "--jobs", "2", "--epochs", "12", "--train-images", "8000")
+
+    delays, _ = watch(process, tmp_path / "mlflow.db")
+
+    assert process.returncode == 0, process.stderr.read()
+    record = assert_sound(tmp_path, trials=6)
+    assert len(delays) == record.trained_epochs
+    logger.info(
+        "seconds to MLflow, %d points: median %.2f, 90th percentile %.2f, maximum %.2f",
+        len(delays), statistics.median(delays), statistics.quantiles(delays, n=10)[-1], max(delays),
+    )  # fmt: skip
+
+
+def test_cpu_time_of_the_sync_in_a_default_study(start, tmp_path):
+    started = time.monotonic()
+    process = start("run", "--budget", "8000", "--trials", "4", "--jobs", str(CORES), "--device", "cpu")
+
+    delays, cpu_seconds = watch(process, tmp_path / "mlflow.db", interval=1.0)
+
+    assert process.returncode == 0, process.stderr.read()
+    record = assert_sound(tmp_path, trials=4, study="budget-8000")
+    assert len(delays) == record.trained_epochs
+    seconds = time.monotonic() - started
+    logger.info(
+        "sync: %.1f CPU s of %.0f s on %d cores, %.2f %%; median seconds to MLflow %.2f",
+        cpu_seconds, seconds, CORES, 100 * cpu_seconds / (CORES * seconds), statistics.median(delays),
+    )  # fmt: skip
