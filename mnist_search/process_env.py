@@ -1,4 +1,4 @@
-"""Process-wide settings: environment variables, logging, exit without interpreter teardown."""
+"""Process-wide settings: environment variables, logging, cores, exit without interpreter teardown."""
 
 from __future__ import annotations
 
@@ -65,6 +65,11 @@ def exit_without_teardown(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
+
+
+def usable_cores() -> int:
+    """Number of cores available to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ExitWithoutTeardown:

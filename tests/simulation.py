@@ -32,7 +32,7 @@ from mnist_search.storage.leases import LEASE_TIMEOUT, ProcessIdentity
 from mnist_search.storage.queue import LostLease
 from search_space import SearchSpace
 
-N_WORKERS, N_TRIALS, EPOCHS, KEEP = 3, 6, 2, 2
+N_WORKERS, N_TRIALS, EPOCHS, KEEP = 3, 4, 2, 2
 MAX_STEPS = 2000
 CONFIG = StudyConfig(
     budget=1500, space=SearchSpace.for_budget(1500, epochs=EPOCHS), sampler="random", pruner="none"

@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any
 
 from mnist_search.bench.reference import cached_split
-from mnist_search.process_env import ExitWithoutTeardown
-from mnist_search.training.device import usable_cores, use_one_thread
+from mnist_search.process_env import ExitWithoutTeardown, usable_cores
+from mnist_search.training.device import use_one_thread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,9 @@ from mnist_search.bench import overhead, reference, studies
 from mnist_search.bench.measurement import FULL_ON_A_GPU, QUICK, Result, Workload, start_processes
 from mnist_search.bench.throughput import LoopBenchmark
 from mnist_search.data import mnist
+from mnist_search.process_env import usable_cores
 from mnist_search.tracking.runs import raise_log_levels
-from mnist_search.training.device import describe_device, resolve_device, usable_cores
+from mnist_search.training.device import describe_device, resolve_device
 
 
 def measure(data_dir: Path | None, device_name: str, folder: Path, *, quick: bool) -> Iterator[Result]:

@@ -14,7 +14,8 @@ from experiments.recipe import Recipe
 from mnist_search.bench.handwritten_loop import handwritten_loop
 from mnist_search.bench.measurement import Result, Workload, ratio_result, result
 from mnist_search.bench.reference import cached_split
-from mnist_search.training.device import select_compute_mode, usable_cores
+from mnist_search.process_env import usable_cores
+from mnist_search.training.device import select_compute_mode
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
 

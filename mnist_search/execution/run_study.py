@@ -25,6 +25,7 @@ from mnist_search.execution.config import ReadRecord, RunConfig
 from mnist_search.execution.events import Stop
 from mnist_search.execution.process import ModuleProcess, SyncRunner
 from mnist_search.execution.supervisor import ProgressReporter, Supervisor
+from mnist_search.process_env import usable_cores
 from mnist_search.records import StudyRecord
 from mnist_search.search.pruners import check_pruner
 from mnist_search.search.samplers import check_sampler, class_path
@@ -153,13 +154,16 @@ def with_device_and_data(config: RunConfig, files: Iterable[str]) -> RunConfig:
         UnusableConfiguration: this machine has no such device.
         Unavailable: a file is missing.
     """
-    from mnist_search.training.device import default_jobs, resolve_device  # imports torch
+    device, default_jobs = "cpu", usable_cores()
+    if config.device != "cpu":
+        from mnist_search.training import device as devices  # imports torch, which takes a second
 
-    device = resolve_device(config.device)
+        resolved = devices.resolve_device(config.device)
+        device, default_jobs = resolved.type, devices.default_jobs(resolved)
     folder = mnist.resolve_data_dir(config.data_dir)
     mnist.verify(folder, files)
-    jobs = config.jobs or default_jobs(device)
-    return replace(config, device=device.type, jobs=jobs, data_dir=folder.absolute())
+    jobs = config.jobs or default_jobs
+    return replace(config, device=device, jobs=jobs, data_dir=folder.absolute())
 
 
 def _is_done(run_config: RunConfig) -> bool:

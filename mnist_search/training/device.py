@@ -1,12 +1,12 @@
 """Device, compute mode and number of worker processes, chosen by rule."""
 
-import os
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 
 from mnist_search.errors import UnusableConfiguration
+from mnist_search.process_env import usable_cores
 
 CPU = torch.device("cpu")
 
@@ -89,8 +89,3 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     torch.set_flush_denormal(True)
-
-
-def usable_cores() -> int:
-    """Number of cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

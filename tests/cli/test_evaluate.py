@@ -10,11 +10,7 @@ import time
 
 import psutil
 import pytest
-from finished import complete_trial, finish_finals
 
-from mnist_search.cli.app import run_cli
-from mnist_search.evaluation import registry, run_finals
-from mnist_search.search.study import SearchStudy
 from mnist_search.storage import leases
 from mnist_search.storage.database import Store
 
@@ -36,28 +32,6 @@ def test_errors_are_one_line_and_create_nothing(command, tmp_path, arguments, co
     assert message in result.err
     assert result.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_interrupted_registration_prints_how_to_continue(capsys, monkeypatch, store, study_config, mnist_dir):
-    search_study = SearchStudy.open_or_create(store, "budget-1500", study_config, 1)
-    complete_trial(search_study, 0.98)
-    finish_finals(store, search_study.record(), [0.97], top=1, seeds=1)
-    arguments = ["finalize", "budget-1500", "--top", "1", "--seeds", "1", "--storage", store.url]
-    monkeypatch.setattr(sys, "argv", ["mnist-search", *arguments])
-    monkeypatch.setenv("MNIST_SEARCH_DATA", str(mnist_dir))
-    monkeypatch.setattr(run_finals, "train", lambda *_: None)  # nothing is left to train
-    monkeypatch.setattr(registry, "register_champion", interrupted)
-
-    code = run_cli(arguments)
-
-    printed = capsys.readouterr()
-    assert code == 130
-    assert "trial 0" in printed.out
-    assert printed.err == f"stopped: SIGINT; continue with: mnist-search {' '.join(arguments)}\n"
-
-
-def interrupted(*_):
-    raise KeyboardInterrupt
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -26,11 +27,9 @@ def spawn(tmp_path):
 
     yield call
     for process in groups:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-        process.wait()
+        process.communicate()  # closes its pipes
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_remaining_worker_finishes_the_study_when_no_worker_is_replaced(start, t
     assert (parent.info.status, parent.data.tags["trials"]) == ("FINISHED", "8/8")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_crashes_of_all_workers_exit_with_75_and_the_same_command_continues(start, command, tmp_path):
     arguments = [*SMALL, "--trials", "3", "--jobs", "1", "--epochs", "8"]
     process = start(*arguments)
@@ -139,7 +139,7 @@ def test_second_signal_ends_the_command_without_sync_and_report(start, command, 
     assert_sound(tmp_path, trials=4)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_trial_does_not_fail_when_its_command_is_killed_three_times(start, command, tmp_path):
     arguments = [*SMALL, "--trials", "1", "--jobs", "1", "--epochs", "10"]
     attempts = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def search_study(store, study_config):
 
 
 @pytest.fixture
-def tracking_config(tmp_path):
+def tracking_config(empty_database, tmp_path):
+    shutil.copy(empty_database, tmp_path)
     return make_tracking_config(f"sqlite:///{tmp_path}/mlflow.db", "experiment")
 
 
@@ -161,6 +163,32 @@ def test_complete_model_of_an_earlier_attempt_is_adopted(
     assert champion_of(client).source == f"models:/{model_id}"
 
 
+def test_interrupted_registration_prints_how_to_continue(
+    search_study, store, register, client, tracking_config, mnist_dir, tmp_path
+):
+    finish_one_final(search_study, store, mnist_dir)
+    arguments = [
+        "finalize", "budget-1500", "--top", "1", "--seeds", "1", "--device", "cpu", "--storage", store.url,
+        "--tracking-uri", tracking_config.tracking_uri, "--mlflow-experiment", "experiment",
+        "--data-dir", str(mnist_dir),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_search", *arguments],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not client.get_experiment_by_name("experiment") or not logged_models(client):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130, err
+    assert "trial 0" in out
+    assert err.splitlines()[-1] == f"stopped: SIGINT; continue with: mnist-search {' '.join(arguments)}"
+    assert register() == [CHAMPION_LINE]
+
+
 def synced_run(store, tracking_config, mnist_dir):
     """Run of the only final, and its experiment."""
     study = TrackedStudy(store, "budget-1500.finals")
@@ -222,10 +250,10 @@ def test_network_that_differs_from_the_finals_is_not_registered(
         champion_of(client)
 
 
-def test_nothing_is_registered_without_finals(register, tmp_path):
+def test_nothing_is_registered_without_finals(register, client):
     assert register() == []
 
-    assert not (tmp_path / "mlflow.db").exists()
+    assert client.get_experiment_by_name("experiment") is None
 
 
 def test_champion_is_not_registered_while_mlflow_is_unavailable(search_study, store, mnist_dir):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mnist_search.process_env import usable_cores
 from mnist_search.training.device import (
     CPU,
     JOBS_PER_ACCELERATOR,
@@ -11,7 +12,6 @@ from mnist_search.training.device import (
     ComputeMode,
     default_jobs,
     select_compute_mode,
-    usable_cores,
 )
 
 
