@@ -46,12 +46,12 @@ def watch(process, database, interval=0.05):
 
 
 def test_every_metric_is_in_mlflow_while_two_workers_train(start, tmp_path):
-    process = start(*SMALL, "--trials", "6", "--jobs", "2", "--epochs", "12", "--train-images", "8000")
+    process = start(*SMALL, "--trials", "4", "--jobs", "2", "--epochs", "20", "--train-images", "20000")
 
     delays, _ = watch(process, tmp_path / "mlflow.db")
 
     assert process.returncode == 0, process.stderr.read()
-    record = assert_sound(tmp_path, trials=6)
+    record = assert_sound(tmp_path, trials=4)
     assert len(delays) == record.trained_epochs
     logger.info(
         "seconds to MLflow, %d points: median %.2f, 90th percentile %.2f, maximum %.2f",
