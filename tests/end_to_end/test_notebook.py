@@ -97,6 +97,7 @@ def wait_for_an_epoch(folder, process):
     pytest.fail(process.stderr.read())
 
 
+@pytest.mark.slow
 def test_script_without_a_main_guard_searches_and_predicts(start, tmp_path):
     out = output_of(start("print('started')\n" + SEARCH + PREDICT))
 
@@ -139,7 +140,7 @@ def test_sampler_object_continues_its_study_and_the_command_line_refuses_it(star
     assert assert_sound(tmp_path, trials=3, tracked=False).n_trials == 3
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_signal_releases_the_trials_and_is_raised_in_the_script(start, tmp_path):
     terminated = start(INTERRUPTED_SEARCH)
     wait_for_an_epoch(tmp_path, terminated)

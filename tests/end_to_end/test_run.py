@@ -155,7 +155,7 @@ def test_killed_worker_is_replaced(start, tmp_path):
     assert sum(trial.crashes for trial in record.trials) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_terminated_worker_is_replaced_without_a_crash_of_its_trial(start, tmp_path):
     process = start(*SMALL, "--trials", "2", "--jobs", "1", "--no-mlflow", "--epochs", "6")
     wait_for(tmp_path, is_training)
@@ -170,7 +170,7 @@ def test_terminated_worker_is_replaced_without_a_crash_of_its_trial(start, tmp_p
     assert sum(t.crashes for t in record.trials) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_full_disk_stops_the_run_without_losing_trials(command, tmp_path):
     import resource
 
@@ -259,7 +259,7 @@ def test_enqueued_trial_over_the_budget_is_not_trained(command, tmp_path):
     assert search_study.study.trials[refused.number].state == TrialState.PRUNED
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_unavailable_tracker_stops_nothing_and_is_synced_later(command, tmp_path):
     unreachable = ["--tracking-uri", "http://127.0.0.1:9"]
 
@@ -334,6 +334,7 @@ def test_nohup_makes_a_run_ignore_sighup(tmp_path):
     assert [t.state for t in open_study(tmp_path).record().trials] == ["COMPLETE"]
 
 
+@pytest.mark.soak
 def test_backend_of_a_notebook_does_not_stop_a_run(command, tmp_path):
     done = command(
         *SMALL, "--trials", "1", "--jobs", "1", MPLBACKEND="module://matplotlib_inline.backend_inline"

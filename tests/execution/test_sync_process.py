@@ -211,7 +211,7 @@ def test_server_that_fails_every_request_is_given_up(search_study, sync_config, 
     assert ["cannot write to MLflow" in text for text in messages] == [True, False]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_epochs_of_an_outage_are_written_afterwards(
     search_study, sync_config, start_process, tmp_path, monkeypatch
