@@ -14,7 +14,7 @@ from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
-from commands import SMALL, SYNC, WORKER, children, is_training, kill_group, wait_for, weights_of
+from commands import SMALL, WORKER, children, is_training, kill_group, wait_for
 from soundness import assert_sound, open_study, runs_of
 
 from mnist_search.storage.database import Store
@@ -63,10 +63,6 @@ def finished(folder):
         for t in open_study(folder).record().trials
         if t.is_finished
     }
-
-
-def result_of(folder):
-    return [(t.state, t.params, t.val_accuracy, t.val_loss) for t in open_study(folder).record().trials]
 
 
 @pytest.mark.soak
@@ -173,31 +169,6 @@ def test_run_waits_for_a_store_that_another_program_locks_for_90_seconds(start, 
     waits = [line for line in err.splitlines() if line.startswith("waiting for the store: ")]
     assert len(waits) == len(set(waits)) >= 1
     assert_sound(tmp_path, trials=3)
-
-
-@pytest.mark.soak
-def test_search_is_the_same_when_its_sync_process_is_killed(start, command, tmp_path):
-    arguments = [*SMALL, "--trials", "6", "--jobs", "1", "--seed", "3", "--epochs", "6"]
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    at = ["--storage", f"sqlite:///{undisturbed}/mnist-search.db", "--no-mlflow"]
-    assert command(*arguments, *at).code == 0
-    process = start(*arguments)
-    kills = 0
-    while process.poll() is None and kills < 4:
-        for sync in children(process, SYNC):
-            sync.kill()
-            kills += 1
-        time.sleep(0.05)
-
-    _, err = process.communicate(timeout=200)
-
-    assert kills >= 3
-    assert process.returncode == 0, err
-    assert result_of(tmp_path) == result_of(undisturbed)
-    assert weights_of(tmp_path) == weights_of(undisturbed)
-    assert command(*arguments).code == 0
-    assert_sound(tmp_path, trials=6)
 
 
 @pytest.mark.soak

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from commands import SYNC, children
 from soundness import assert_sound, open_study
 from support import MLFLOW_WARNINGS, free_port, mlflow_server
 
@@ -137,6 +138,18 @@ def refusing_server(port):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_killed_sync_process(undisturbed, tmp_path, record_property):
+    process, kills = start(tmp_path), 0
+    while process.poll() is None and kills < 4:
+        for sync in children(process, SYNC):
+            sync.kill()
+            kills += 1
+        time.sleep(0.05)
+    finish(process)
+    assert kills >= 3
+    check(tmp_path, undisturbed, record_property)
 
 
 def test_server_that_is_down_for_a_while(undisturbed, tmp_path, record_property):
