@@ -24,7 +24,7 @@ TRAINING_PARAMS: Mapping[str, Any] = {
 }
 """The default training configuration as params of the search space."""
 
-TRAINING = SearchSpace(epochs=15).training(TRAINING_PARAMS)
+TRAINING = SearchSpace(epochs=15, cycle_momentum=True).training(TRAINING_PARAMS)
 
 TEMPLATE: Mapping[str, Any] = block_params(
     8, 16, 12, 16, 20, transition_width=8, pool_1=2, pool_2=0, padding="valid", transition=True

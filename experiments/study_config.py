@@ -89,6 +89,7 @@ class StudyConfig:
                 raise ValueError("a newer mnist-search wrote this study")
             stored.pop("metric")
             bounds = stored.pop("space")
+            bounds.setdefault("cycle_momentum", True)  # before version 0.2
             space = SearchSpace(depth=tuple(bounds.pop("depth")), width=tuple(bounds.pop("width")), **bounds)
             return cls(space=space, **stored)
         except (TypeError, KeyError, AttributeError) as error:

@@ -48,6 +48,7 @@ class SearchSpace:
     depth: tuple[int, int] = (3, 7)  # minimum and maximum number of blocks
     width: tuple[int, int] = (4, 30)  # minimum and maximum number of channels of a block
     epochs: int = 15  # of a complete training run
+    cycle_momentum: bool = False  # of one-cycle schedules; studies of version 0.1 cycle it
 
     def __post_init__(self) -> None:
         if not 3 <= self.depth[0] <= self.depth[1] <= 12:
@@ -148,7 +149,7 @@ class SearchSpace:
     def training(self, params: Params) -> cfg.TrainingConfig:
         """Build the training configuration."""
         schedules: dict[str, cfg.Schedule] = {
-            "one_cycle": cfg.OneCycle(),
+            "one_cycle": cfg.OneCycle(cycle_momentum=self.cycle_momentum),
             "cosine": cfg.Cosine(),
             "step": cfg.Step(step_size=max(1, round(0.4 * self.epochs))),
             "plateau": cfg.Plateau(),

@@ -33,11 +33,15 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class OneCycle:
-    """Warm-up to the peak and annealing to nearly zero, per step (arXiv 1708.07120), with torch's defaults."""
+    """Warm-up to the peak and annealing to nearly zero, per step (arXiv 1708.07120), with torch's defaults.
+
+    ``cycle_momentum`` varies the momentum (Adam: beta 1) between 0.95 at the ends and 0.85 at the peak.
+    """
 
     pct_start: float = 0.3
     div_factor: float = 25.0
     final_div_factor: float = 1e4
+    cycle_momentum: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mnist_search.training.cuda_graph import WARM_UP
+from mnist_search.training.steps import GraphSteps, Steps
 
 
 class ForbidTensorOps(TorchDispatchMode):
@@ -28,30 +30,35 @@ class OperationRecorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class GraphReplayFake:
-    """A CUDA graph on any device: the kernels of one step, replayed with their constants."""
+class GraphFake:
+    """A CUDA graph on any device: the kernels of a function, replayed with their constants."""
 
-    def __init__(self, step):
-        self._step = step
-        self._calls = 0
-        self._kernels = None
+    def __init__(self, function):
+        self._kernels = make_fx(function)()
+        self._was_executed = True  # by the capture, unlike with CUDA
 
-    def __call__(self, batch):
-        self._calls += 1
-        self._step.optimizer.sync_hyperparameters()
-        if self._calls <= WARM_UP:
-            return self._step(batch)
-        if self._kernels is None:
-            return self._capture(batch)
-        with torch.no_grad():  # the kernels include the backward pass
-            return self._kernels(batch)
+    def replay(self):
+        if not self._was_executed:
+            with torch.no_grad():  # the kernels include the backward pass
+                self._kernels()
+        self._was_executed = False
 
-    def _capture(self, batch):
-        results = []
 
-        def function(batch):
-            results.append(self._step(batch))
-            return results[0]
+class GraphStepsFake(GraphSteps):
+    """``GraphSteps`` on any device."""
 
-        self._kernels = make_fx(function)(batch)  # unlike CUDA, this also executes the step
-        return results[0]
+    def __init__(self, *arguments):
+        Steps.__init__(self, *arguments)
+        self._n_eager = 0
+        self._graphs = {}
+
+    def _on_own_stream(self):
+        return nullcontext()
+
+    def _capture(self, n_steps):
+        def run():
+            for _ in range(n_steps):
+                self._run_next()
+            return self.totals
+
+        return GraphFake(run)

@@ -94,7 +94,11 @@ def _sync_cpu_seconds(data_dir: Path, folder: Path) -> float:
         assert claim is not None
         report = partial(study.queue.report, claim)
         context = TrialContext(
-            compute_mode=ComputeMode(), checkpoint=lambda: None, on_start=lambda *_: None, report=report
+            compute_mode=ComputeMode(),
+            checkpoint=lambda: None,
+            on_start=lambda *_: None,
+            report=report,
+            store=lambda function: function(),
         )
         trial = run_search_trial(claim.trial, study.config, data, context)
         study.queue.finish(claim, trial.state, trial.values, safetensors=trial.safetensors, keep=2)

@@ -53,7 +53,9 @@ DATA_HELP = "Folder of the MNIST IDX files, gzipped or not; downloaded into a ca
 DataOption = Annotated[Path | None, option(DATA_HELP, setting=DATA, show_default=False)]
 DepthOption = Annotated[str | None, stored("3:7", "Minimum and maximum number of blocks, LOW:HIGH.")]
 WidthOption = Annotated[str | None, stored("by budget", "Minimum and maximum number of channels, LOW:HIGH.")]
-DeviceOption = Annotated[Literal["auto", "cuda", "mps", "cpu"], training("Device to train on.")]
+DeviceOption = Annotated[
+    str, training("auto, cpu, mps, cuda for every GPU, or some as cuda:0,cuda:2.", "--device")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,9 @@ class ReadOptions:
 class WorkerOptions:
     """Options of the verbs that train."""
 
-    jobs: Annotated[str, training("Concurrent trials: a number, or auto.", "--jobs", "-j")] = "auto"
+    jobs: Annotated[
+        str, training("Concurrent trials, per GPU if there are any: a number, or auto.", "--jobs", "-j")
+    ] = "auto"
     device: DeviceOption = "auto"
     precision: Annotated[
         Literal["auto", "bf16", "fp32"],

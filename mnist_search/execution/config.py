@@ -36,7 +36,10 @@ class RunConfig:
         n_trials: number of trained trials; None for the stored number.
         extra_trials: number of trained trials in addition to ``n_trials``.
         sampler: a sampler in place of the one that ``config`` names.
-        jobs: number of worker processes; None for the device's default.
+        jobs: number of trials at once on the CPU or on each GPU; None for the device's default.
+        device: auto, cuda for every GPU, cuda:0,cuda:2 for some, mps or cpu; of a worker, one.
+        trial_threads: of a worker.
+        trials_alone: number of trials that a worker runs one at a time first.
         data_dir: the MNIST files; None for the cache.
         mlflow: where runs are logged; None for nowhere.
         keep_models: number of trained networks to keep; None for all.
@@ -57,6 +60,8 @@ class RunConfig:
     sampler: BaseSampler | None = None
     jobs: int | None = None
     device: str = "auto"
+    trial_threads: int = 1
+    trials_alone: int = 0
     precision: PrecisionChoice = "auto"
     data_dir: Path | None = None
     mlflow: TrackingConfig | None = None

@@ -65,6 +65,14 @@ class WorkerFailed(Event):
     traceback: str
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceFailed(Event):
+    """An error of the device after which the worker cannot use it; ``n_trials`` were running and are not finished."""
+
+    error: str
+    n_trials: int
+
+
 class ProcessEvent(Event, Enum):
     """An event without details."""
 

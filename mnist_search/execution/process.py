@@ -40,10 +40,12 @@ class ModuleProcess(subprocess.Popen[bytes]):
     """A process that runs ``python -m MODULE`` with this process's import path and receives ``config``.
 
     Attributes:
+        config: what the process has received.
         connection: to the process; receiving raises EOFError once it has ended.
     """
 
-    def __init__(self, module: str, config: object) -> None:
+    def __init__(self, module: str, config: Any) -> None:
+        self.config = config
         self.connection, child = Pipe()
         # A terminal sends SIGINT to the whole process group: it stays blocked in the process.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -13,6 +13,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.data import mnist
+from mnist_search.devices import default_jobs, resolve_devices
 from mnist_search.errors import (
     MnistSearchError,
     NoFinishedTrials,
@@ -25,7 +26,6 @@ from mnist_search.execution.config import ReadRecord, RunConfig
 from mnist_search.execution.events import Stop
 from mnist_search.execution.process import ModuleProcess, SyncRunner
 from mnist_search.execution.supervisor import ProgressReporter, Supervisor
-from mnist_search.process_env import usable_cores
 from mnist_search.records import StudyRecord
 from mnist_search.search.pruners import check_pruner
 from mnist_search.search.samplers import check_sampler, class_path
@@ -43,7 +43,7 @@ DISPLAY_SECONDS = 1.0
 """How long the display of the progress waits for a locked store."""
 
 ReporterFactory: TypeAlias = Callable[[ReadRecord, int], AbstractContextManager[ProgressReporter]]
-"""Makes a reporter from a function that reads the study and the number of workers."""
+"""Makes a reporter from a function that reads the study and the number of trials at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,15 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
     shown = retry(lambda: config.open_study(Store.open(config.storage, busy_seconds=DISPLAY_SECONDS)))
     read_record: ReadRecord = shown.record
     record = retry(read_record)
-    jobs = max(0, min(config.jobs or 0, record.n_trials - len(record.done)))
+    workers = worker_configs(config, max(0, record.n_trials - len(record.done)))
+    n_jobs = sum(worker.trial_threads for worker in workers)
     # The sync process does not need the sampler, whose classes it might not be able to import.
     start_sync = partial(ModuleProcess, SYNC, replace(config, sampler=None)) if config.mlflow else None
-    with make_reporter(read_record, jobs) as reporter:
-        supervisor = Supervisor(partial(ModuleProcess, WORKER, config), reporter, SyncRunner(start_sync))
+    with make_reporter(read_record, n_jobs) as reporter:
+        supervisor = Supervisor(partial(ModuleProcess, WORKER), reporter, SyncRunner(start_sync))
         with supervisor.handling_signals():
             try:
-                stop = supervisor.run_workers(jobs, config.stop_conditions.timeout)
+                stop = supervisor.run_workers(workers, config.stop_conditions.timeout)
             except MnistSearchError:
                 retry(partial(queue.release_expired, count_crashes=False))
                 supervisor.finish_sync("FAILED")
@@ -154,16 +155,27 @@ def with_device_and_data(config: RunConfig, files: Iterable[str]) -> RunConfig:
         UnusableConfiguration: this machine has no such device.
         Unavailable: a file is missing.
     """
-    device, default_jobs = "cpu", usable_cores()
-    if config.device != "cpu":
-        from mnist_search.training import device as devices  # imports torch, which takes a second
-
-        resolved = devices.resolve_device(config.device)
-        device, default_jobs = resolved.type, devices.default_jobs(resolved)
+    devices = resolve_devices(config.device)
     folder = mnist.resolve_data_dir(config.data_dir)
     mnist.verify(folder, files)
-    jobs = config.jobs or default_jobs
-    return replace(config, device=device, jobs=jobs, data_dir=folder.absolute())
+    jobs = config.jobs or default_jobs(devices[0])
+    return replace(config, device=",".join(devices), jobs=jobs, data_dir=folder.absolute())
+
+
+def worker_configs(config: RunConfig, n_left: int) -> list[RunConfig]:
+    """The configs of the workers for the trials that are left: a process per job on the CPU, or one per GPU.
+
+    A GPU takes turns between processes, but overlaps the work of threads of one (experiments/LOG.md).
+    """
+    jobs, devices = config.jobs or 0, config.device.split(",")
+    if not devices[0].startswith("cuda"):
+        return [config] * min(jobs, n_left)
+    trials = [n_left // len(devices) + (i < n_left % len(devices)) for i in range(len(devices))]
+    return [
+        replace(config, device=device, trial_threads=min(jobs, n))
+        for device, n in zip(devices, trials, strict=True)
+        if n and jobs
+    ]
 
 
 def _is_done(run_config: RunConfig) -> bool:

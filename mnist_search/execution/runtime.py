@@ -1,15 +1,17 @@
-"""The inside of a started process: channel to the supervisor, signals, errors, lease renewal."""
+"""The inside of a started process: channel to the supervisor, signals, errors, threads for store and leases."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -19,8 +21,11 @@ from mnist_search.errors import MnistSearchError
 from mnist_search.execution.events import Event, Message, ProcessEvent, WorkerFailed
 from mnist_search.execution.process import connect_to_parent
 from mnist_search.process_env import configure_logging, exit_without_teardown, set_defaults
-from mnist_search.storage.database import failure
+from mnist_search.storage.database import failure, retry
 from mnist_search.storage.leases import RENEW_INTERVAL
+from mnist_search.storage.queue import Claim
+
+T = TypeVar("T")
 
 
 class Channel(logging.Handler):
@@ -34,7 +39,7 @@ class Channel(logging.Handler):
     def __init__(self, connection: Connection) -> None:
         super().__init__(logging.WARNING)
         self._connection = connection
-        self._send_lock = threading.Lock()
+        self._send_lock, self._receive_lock = threading.Lock(), threading.Lock()
         self._stopping = False
         self.terminated = False
         self.request: Any = None
@@ -55,9 +60,10 @@ class Channel(logging.Handler):
     def poll(self, seconds: float) -> bool:
         """Wait for a message of the supervisor, and whether one has arrived or the supervisor has exited."""
         try:
-            if not self._stopping and self._connection.poll(seconds):
-                self.request = self._connection.recv()
-                self._stopping = True
+            with self._receive_lock:
+                if not self._stopping and self._connection.poll(seconds):
+                    self.request = self._connection.recv()
+                    self._stopping = True
         except (EOFError, OSError):
             self._stopping = True
         return self._stopping
@@ -96,21 +102,46 @@ def run_process(run: Callable[[Any, Channel], None]) -> None:
     exit_without_teardown(0)
 
 
-@contextmanager
-def renewing_lease(renew: Callable[[], bool]) -> Iterator[threading.Event]:
-    """Renew a lease in a thread; the event is set when the lease is lost."""
-    lost_event, end_event = threading.Event(), threading.Event()
+class LeaseThread:
+    """Renews the leases of the running trials of a worker, in one thread."""
 
-    def renew_until_ended() -> None:
-        while not end_event.wait(RENEW_INTERVAL):
-            with suppress(SQLAlchemyError):  # the store is busy; a lease outlasts several missed renewals
-                if not renew():
-                    lost_event.set()
+    def __init__(self, renew: Callable[[Claim], bool]) -> None:
+        self._renew = renew
+        self._running: dict[str, tuple[Claim, threading.Event]] = {}
+        threading.Thread(target=self._run, name="leases", daemon=True).start()
 
-    thread = threading.Thread(target=renew_until_ended, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield lost_event
-    finally:
-        end_event.set()
-        thread.join()
+    @contextmanager
+    def renewing(self, claim: Claim) -> Iterator[threading.Event]:
+        """Renew the lease of a trial; the event is set when the lease is lost."""
+        lost = threading.Event()
+        self._running[claim.owner] = claim, lost
+        try:
+            yield lost
+        finally:
+            del self._running[claim.owner]
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(RENEW_INTERVAL)
+            for claim, lost in list(self._running.values()):
+                with suppress(SQLAlchemyError):  # the store is busy; a lease outlasts several missed renewals
+                    if not self._renew(claim):
+                        lost.set()
+
+
+class StoreThread:
+    """Calls functions on the store in the order of submission, in one thread.
+
+    The trial threads of a worker share it, so that they do not compete for SQLite's lock.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "store")
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        """Call a function later; its store may be locked or disconnected meanwhile."""
+        return self._executor.submit(retry, function)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function after those that were submitted before, and wait for its result."""
+        return self.submit(function).result()

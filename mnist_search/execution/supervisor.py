@@ -5,18 +5,30 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mnist_search.errors import TryAgain
-from mnist_search.execution.events import Event, Message, ProcessEvent, Stop, TrialEpoch, WorkerFailed
+from mnist_search.execution.config import RunConfig
+from mnist_search.execution.events import (
+    DeviceFailed,
+    Event,
+    Message,
+    ProcessEvent,
+    Stop,
+    TrialEpoch,
+    WorkerFailed,
+)
 from mnist_search.execution.process import ModuleProcess, SyncRunner
 
 STOP_SECONDS = 20.0
 """Time for workers to release their trials before they are killed."""
+
+SIGNAL_SECONDS = 4.5
+"""Time from the first signal to the end of the sync process; the next command writes what is missing."""
 
 MAX_RESTARTS = 3
 POLL_SECONDS = 0.5
@@ -42,9 +54,10 @@ class Supervisor:
         start_process: starts a worker.
         training: connections of the workers that have started to train.
         signals: number of received signals.
+        signalled: time of the first signal.
     """
 
-    start_process: Callable[[], ModuleProcess]
+    start_process: Callable[[RunConfig], ModuleProcess]
     reporter: ProgressReporter
     sync: SyncRunner = field(default_factory=SyncRunner)
     processes: dict[Connection, ModuleProcess] = field(default_factory=dict)
@@ -53,12 +66,13 @@ class Supervisor:
     finished: bool = False
     stop: Stop | None = None
     signals: int = 0
+    signalled: float = float("inf")
     failure: WorkerFailed | None = None
     messages: set[Message] = field(default_factory=set)
 
-    def start_worker(self) -> None:
+    def start_worker(self, config: RunConfig) -> None:
         """Start a worker."""
-        process = self.start_process()
+        process = self.start_process(config)
         self.processes[process.connection] = process
         if self.stop:  # a signal arrived meanwhile
             process.send("stop")
@@ -110,6 +124,11 @@ class Supervisor:
                 self.failure = self.failure or event
                 self._close(connection)
                 self.request_stop(Stop(str(event.error)))
+            case DeviceFailed(error, n_trials):
+                config = self.processes[connection].config
+                self._close(connection)
+                what = f"the worker of {config.device} has failed ({error})"
+                self._restart(replace(config, trials_alone=n_trials), what)
             case ProcessEvent.OUT_OF_MEMORY:
                 self._close(connection)
                 self._reduce_workers()
@@ -146,17 +165,22 @@ class Supervisor:
         return code
 
     def _handle_exit(self, connection: Connection) -> None:
-        """Handle a worker that exited without reporting: start another, up to MAX_RESTARTS."""
+        """Handle a worker that exited without reporting."""
+        config = self.processes[connection].config
         code = self._close(connection)
+        self._restart(config, f"a worker crashed (exit code {code})")
+
+    def _restart(self, config: RunConfig, what: str) -> None:
+        """Start another worker in place of one that crashed, up to MAX_RESTARTS."""
         if self.stop:
             return
         self.restarts += 1
         action = "starting another" if self.restarts <= MAX_RESTARTS else "not restarting"
-        self.reporter.handle(Message(f"a worker crashed (exit code {code}); {action}"))
+        self.reporter.handle(Message(f"{what}; {action}"))
         if self.restarts <= MAX_RESTARTS:
-            self.start_worker()
+            self.start_worker(config)
 
-    def run_workers(self, jobs: int, timeout: float | None = None) -> Stop | None:
+    def run_workers(self, configs: Sequence[RunConfig], timeout: float | None = None) -> Stop | None:
         """Run workers until no trial is left, they are stopped, or ``timeout`` seconds have passed.
 
         Returns:
@@ -166,8 +190,8 @@ class Supervisor:
             MnistSearchError: the error of a worker, with its traceback as a note.
         """
         deadline = time.monotonic() + (timeout or float("inf"))
-        for _ in range(jobs):
-            self.start_worker()
+        for config in configs:
+            self.start_worker(config)
         while self.processes and not self.stop:
             self.poll()
             if time.monotonic() > deadline:
@@ -182,15 +206,19 @@ class Supervisor:
         return self.stop
 
     def finish_sync(self, status: str) -> None:
-        """Wait until MLflow has what is left and the status of the study's run; not after a second signal."""
+        """Wait until MLflow has what is left and the status of the study's run; after a signal, for seconds."""
         if self.signals < 2:
             self.sync.request_end(status)
-        while self.signals < 2 and not self.sync.is_done:
+        while self.signals < 2 and not self.sync.is_done and not self._is_late:
             self.sync.keep_running()
             self.poll()
         if self.signals < 2 and self.sync.start and not self.sync.ended:
-            text = "MLflow does not answer; the same command writes what is missing from the store"
+            text = "MLflow lacks runs of this study; the same command writes them from the store"
             self.reporter.handle(Message(text))
+
+    @property
+    def _is_late(self) -> bool:
+        return time.monotonic() > self.signalled + SIGNAL_SECONDS
 
     def kill_workers(self) -> None:
         """Kill the remaining workers."""
@@ -209,6 +237,7 @@ class Supervisor:
 
         def handle(number: int, _: Any) -> None:
             self.signals += 1
+            self.signalled = min(self.signalled, time.monotonic())
             if self.signals > 1:
                 for process in [*self.processes.values(), self.sync.process]:
                     if process:

@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from optuna import TrialPruned
 from optuna.exceptions import StorageInternalError
@@ -37,13 +39,15 @@ class TrialContext:
     Attributes:
         checkpoint: called every few steps; raises Interrupted, LostLease, or TrialPruned after a timeout.
         on_start: called before training with the number of parameters and of epochs.
-        report: called after every epoch; stores its metrics.
+        report: called after every epoch; stores its metrics, at the latest before the next ``store`` call.
+        store: calls a function on the store and returns its result.
     """
 
     compute_mode: ComputeMode
     checkpoint: Callable[[], None]
     on_start: Callable[[int, int], None]
     report: Callable[[EpochMetrics], None]
+    store: Callable[[Callable[[], Any]], Any]
 
     def fit(
         self, network: nn.Module, train: Digits, val: Digits | None, config: TrainingConfig, seed: int
@@ -71,22 +75,24 @@ class TrialResult:
 
 def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: TrialContext) -> TrialResult:
     """Decode the params, count, check the budget, build, train and report; complete, prune or fail."""
-    config = study.space.suggest(trial)  # the values that the claim has set
+    config = context.store(partial(study.space.suggest, trial))  # the values that the claim has set
     num_params = config.architecture.num_params()
-    trial.set_user_attr("num_params", num_params)
-    if trial.should_prune():  # before the first report only ParameterBudgetPruner prunes
-        trial.set_user_attr(OVER_BUDGET_ATTR, True)
+    context.store(partial(trial.set_user_attr, "num_params", num_params))
+    if context.store(trial.should_prune):  # before the first report only ParameterBudgetPruner prunes
+        context.store(partial(trial.set_user_attr, OVER_BUDGET_ATTR, True))
         reason = f"over budget: {num_params:,} parameters, {study.budget:,} allowed"
         return TrialResult(TrialState.PRUNED, reason=reason)
 
-    trial.set_user_attr("device", device_and_mode(data.train, context.compute_mode))
+    device = device_and_mode(data.train, context.compute_mode)
+    context.store(partial(trial.set_user_attr, "device", device))
     seed = trial_seed(study, trial.number)
     network = build(config.architecture, seed)
     context.on_start(num_params, config.training.epochs)
     with _recorded_end() as result:
         for metrics in context.fit(network, data.train, data.val, config.training, seed):
             context.report(metrics)
-            if metrics.epoch < config.training.epochs and trial.should_prune():
+            is_last = metrics.epoch == config.training.epochs
+            if study.pruner != "none" and not is_last and context.store(trial.should_prune):
                 raise TrialPruned(f"{study.pruner} pruner after epoch {metrics.epoch}")
         assert metrics.val_accuracy is not None
         result.complete(network, metrics.val_accuracy)
@@ -100,8 +106,9 @@ def run_final_trial(trial: Trial, data: Split, context: TrialContext) -> TrialRe
     epoch and influence nothing. If the task evaluates every epoch, a plateau schedule follows the test
     accuracy, as in the author's code.
     """
-    task = FinalTask.from_dict(trial.user_attrs[TASK_ATTR])
-    trial.set_user_attr("device", device_and_mode(data.train, context.compute_mode))
+    task = FinalTask.from_dict(context.store(lambda: trial.user_attrs[TASK_ATTR]))
+    device = device_and_mode(data.train, context.compute_mode)
+    context.store(partial(trial.set_user_attr, "device", device))
     network = build(task.architecture, task.seed)
     context.on_start(task.architecture.num_params(), task.training.epochs)
     evaluated = data.val if task.evaluate == "every epoch" else None

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measure mnist-search on a machine with a CUDA GPU: GPU tests, benchmark, a search of 50 trials, the stop of a search.
+# Measure mnist-search on a machine with a CUDA GPU: GPU tests, concurrent trials, kernels of a step, a search of
+# 50 trials, the stop of a search, accuracy against fp32, benchmark. About 12 minutes on an H100.
 #
 #   bash mnist_search/research/measure_gpu.sh OUTPUT_FOLDER [BENCH_OPTION...]
 #
@@ -7,7 +8,7 @@
 # Environment: PYTHON (default python3); MNIST_SEARCH_DATA (default: the cache, downloaded if it is empty);
 # RUN_SECONDS and STOP_SECONDS, after which the two searches get SIGTERM (default 300 and 60).
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 shift
@@ -46,6 +47,7 @@ except subprocess.TimeoutExpired:
     print(f"SIGTERM after {stopped - started:.0f} s; exit {time.monotonic() - stopped:.1f} s later")
 print(f"exit code {run.returncode} after {time.monotonic() - started:.1f} s")
 EOF
+  mv "$folder/mnist-search.db" "$out/store-$label.db" || true
   rm -rf "$folder"
   tail -n 4 "$out/run-$label.txt"
 }
@@ -56,7 +58,15 @@ git rev-parse HEAD 2> /dev/null | tee -a "$out/machine.txt" || true
 
 "$python" -m pytest -q -m gpu -o addopts=--import-mode=importlib -p no:cacheprovider tests > "$out/tests.txt" 2>&1 || true
 tail -n 3 "$out/tests.txt"
+measure() { "$python" -m mnist_search.research.measure_gpu "$@"; }
+measure throughput --threads 1,8,16 > "$out/throughput.txt" 2>&1 || true
+measure throughput --threads 16 --batch-size 64 --epochs 4 >> "$out/throughput.txt" 2>&1 || true
+measure throughput --threads 16,24 --batch-size 32 --epochs 4 >> "$out/throughput.txt" 2>&1 || true
+CUDA_DEVICE_MAX_CONNECTIONS=8 measure throughput --threads 16 --batch-size 64 --epochs 4 >> "$out/throughput.txt" 2>&1 || true
+cat "$out/throughput.txt"
+measure kernels > "$out/kernels.txt" 2>&1 || true
 bench() { "$python" -m mnist_search bench --format json "$@" > "$out/bench.json" 2> "$out/bench.txt"; }
-sampled bench bench "$@"
 sampled run search run "${RUN_SECONDS:-300}"
 sampled stop search stop "${STOP_SECONDS:-60}"
+measure accuracy "$out/accuracy.jsonl" --variant default --variant "fp32 eager" 2>&1 | tail -n 4
+sampled bench bench "$@"

@@ -21,8 +21,8 @@ from mnist_search.bench import reference
 from mnist_search.data import mnist
 from mnist_search.research.jsonl import DataOption, run_commands
 from mnist_search.training.cpu_batch_norm import FoldedBatchNorm
-from mnist_search.training.cpu_dropout import MASKS_PER_BUFFER, BufferedDropout, MaskBuffer
 from mnist_search.training.device import CPU, select_compute_mode, use_one_thread
+from mnist_search.training.dropout import MASKS_PER_BUFFER, BufferedDropout, MaskBuffer
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
 

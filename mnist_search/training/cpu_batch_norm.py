@@ -11,6 +11,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 VECTOR_SIZE = 32  # bf16 numbers in a vector register; the columns are a multiple of it
@@ -18,26 +19,30 @@ MIN_COLUMNS = 128
 
 
 class FoldedBatchNorm(nn.BatchNorm2d):
-    """``BatchNorm2d`` with a faster training mode for channels-last maps on a CPU."""
+    """``BatchNorm2d`` with a faster training mode for channels-last maps on a CPU.
+
+    ``num_batches_tracked`` stays 0: nothing reads it, and on a GPU counting takes a kernel.
+    """
 
     min_elements: ClassVar[int] = 2**18  # for smaller maps, combining the statistics takes longer
     momentum: float
     running_mean: Tensor
     running_var: Tensor
-    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W); same dtype and layout."""
-        fold = self.fold_factor(x) if self.training and x.device.type == "cpu" else 1
-        if fold == 1:
+        if not self.training:
             return super().forward(x)
+        fold = self.fold_factor(x) if x.device.type == "cpu" else 1
+        if fold == 1:
+            stats, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+            return F.batch_norm(x, *stats, *affine, training=True, momentum=self.momentum, eps=self.eps)
         scale = torch.ones_like(self.running_mean) if self.weight is None else self.weight
         shift = torch.zeros_like(self.running_mean) if self.bias is None else self.bias
         y: Tensor
         y, mean, var = _Normalize.apply(x, scale, shift, self.eps, fold)
         count = x.numel() // x.shape[1]
         with torch.no_grad():
-            self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
         return y

@@ -1,12 +1,13 @@
-"""Device, compute mode and number of worker processes, chosen by rule."""
+"""Device and compute mode, chosen by rule; streams and threads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 
-from mnist_search.errors import UnusableConfiguration
-from mnist_search.process_env import usable_cores
+from mnist_search.devices import resolve_devices
 
 CPU = torch.device("cpu")
 
@@ -15,28 +16,15 @@ PrecisionChoice: TypeAlias = Literal["auto", "bf16", "fp32"]
 # torch's names of CPU capabilities with bf16 arithmetic: x86-64 AVX-512 and AMX, and Arm.
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
-# The second process trains while the first evaluates and writes; more do not pay: on an H100, 1, 2
-# and 16 processes trained 1,441, 1,486 and 1,525 steps/s in total (experiments/LOG.md).
-JOBS_PER_ACCELERATOR = 2
-
 
 def resolve_device(name: str) -> torch.device:
-    """The device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
-
-    Raises:
-        UnusableConfiguration: this machine has no such device.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, is_available in available.items() if is_available)
-    if not available.get(name):
-        raise UnusableConfiguration(f"no {name} device on this machine; select one with --device auto")
-    return torch.device(name)
+    """The first device for ``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; see ``resolve_devices``."""
+    return torch.device(resolve_devices(name)[0])
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeMode:
-    """How a training step is computed: precision, memory format and, on CUDA only, a CUDA graph.
+    """How a training step is computed: precision, memory format, padded widths and, on CUDA only, CUDA graphs.
 
     Modes differ only by rounding; weights are always fp32.
     """
@@ -44,10 +32,12 @@ class ComputeMode:
     precision: Literal["bf16", "fp32"] = "fp32"
     channels_last: bool = True
     graph: bool = False
+    padded: bool = False
 
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "channels first"
-        return ", ".join((self.precision, layout, *(["CUDA graph"] if self.graph else [])))
+        flags = {"padded widths": self.padded, "CUDA graph": self.graph}
+        return ", ".join((self.precision, layout, *(name for name, is_set in flags.items() if is_set)))
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -62,7 +52,8 @@ def select_compute_mode(device: torch.device, precision: PrecisionChoice = "auto
     """
     if precision == "auto":
         precision = "bf16" if _has_native_bf16(device) else "fp32"
-    return ComputeMode(precision, channels_last=True, graph=device.type == "cuda")
+    is_cuda = device.type == "cuda"
+    return ComputeMode(precision, channels_last=True, graph=is_cuda, padded=is_cuda)
 
 
 def _has_native_bf16(device: torch.device) -> bool:
@@ -72,16 +63,23 @@ def _has_native_bf16(device: torch.device) -> bool:
     return any(capabilities.get(name) is True for name in NATIVE_BF16)
 
 
-def default_jobs(device: torch.device) -> int:
-    """Number of worker processes for ``--jobs auto``: one per core, or a constant on an accelerator."""
-    return usable_cores() if device.type == "cpu" else JOBS_PER_ACCELERATOR
-
-
 def describe_device(device: torch.device) -> str:
     """Model name of a GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.cpu.get_capabilities().get('cpu_name', '')}".strip()
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Run this thread's GPU work on a stream of its own, so that it overlaps with that of other threads."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.default_stream(device))  # the images were copied there
+    with torch.cuda.stream(stream):
+        yield
 
 
 def use_one_thread() -> None:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from mnist_search.data.dataset import Digits
 
+BATCH_SIZE = {False: 1000, True: 10_000}
+"""Number of images per forward pass on a CPU, in whose cache the maps fit, and on a GPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -26,7 +29,9 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(network: Callable[[Tensor], Tensor], digits: Digits, batch_size: int = 1000) -> Evaluation:
+def evaluate(
+    network: Callable[[Tensor], Tensor], digits: Digits, batch_size: int | None = None
+) -> Evaluation:
     """Evaluate a network on every image, in fp32 and without dropout.
 
     The network is a module, an exported program's module or a function, from (N, 1, 28, 28) float32
@@ -36,7 +41,8 @@ def evaluate(network: Callable[[Tensor], Tensor], digits: Digits, batch_size: in
     if isinstance(network, nn.Module):
         with suppress(NotImplementedError):  # by an exported program: export stored its evaluation mode
             network.eval()
-    logits = torch.cat([network(images.float() / 255) for images in digits.images.split(batch_size)])
+    batches = digits.images.split(batch_size or BATCH_SIZE[digits.images.is_cuda])
+    logits = torch.cat([network(images / 255) for images in batches])
     correct = (logits.argmax(1) == digits.labels).sum().item()
     return Evaluation(F.cross_entropy(logits, digits.labels).item(), correct / len(digits), logits)
 

@@ -2,18 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
 
 from mnist_search.data.dataset import Digits
 from mnist_search.records import EpochMetrics
-from mnist_search.training.cuda_graph import AsyncLossMonitor, CudaGraphStep
 from mnist_search.training.device import ComputeMode
+from mnist_search.training.dropout import use_generator
 from mnist_search.training.evaluate import evaluate
-from mnist_search.training.optim import LearningRate
+from mnist_search.training.loss_monitor import AsyncLossMonitor
+from mnist_search.training.model import Network, copy_weights, with_padded_widths
+from mnist_search.training.optim import EpochSchedule, Schedule
 from mnist_search.training.step import ExponentialMovingAverage, TrainStep
+from mnist_search.training.steps import Steps, make_steps
 from search_space import TrainingConfig
 
 FP32 = ComputeMode()  # without a CUDA graph
@@ -39,67 +43,69 @@ def fit(
 
     The network takes (N, 1, 28, 28) pixels in [0, 1]. An epoch visits the training images once in
     random order and drops an incomplete last batch. With ``ema_decay`` the averaged weights are
-    evaluated, and the network has them when the last epoch is yielded. Evaluation is always fp32.
-    ``seed`` is that of torch's global generators: order, augmentation and dropout. ``checkpoint`` is
-    called every few steps and may raise to stop training.
+    evaluated; the network has the evaluated weights when an epoch is yielded, at the latest the last.
+    Evaluation is always fp32. ``seed`` is that of order, augmentation and dropout, which are drawn from
+    a generator of this call, so that calls in several threads are independent; torch's own dropout
+    layers draw from the global generator. A schedule that cycles the momentum runs without CUDA graphs.
+    ``checkpoint`` is called every few steps and may raise to stop training.
 
     Raises:
         Diverged: the loss is NaN, infinite or too large.
     """
-    torch.manual_seed(seed)
     device = train.images.device
-    network.to(device).to(memory_format=compute_mode.memory_format)
-    batch_size = min(config.batch_size, len(train))
-    steps = len(train) // batch_size
-    average = ExponentialMovingAverage(network, config.ema_decay) if config.ema_decay is not None else None
-    train_step = TrainStep(network, train, config, compute_mode, average)
-    update = CudaGraphStep(train_step) if compute_mode.graph else train_step
-    rate = LearningRate(train_step.optimizer, config.schedule, config.epochs, steps)
-
-    for epoch in range(1, config.epochs + 1):
-        started = time.perf_counter()
-        network.train()
-        batches = torch.randperm(len(train), device=device)[: steps * batch_size].split(batch_size)
-        totals = _train_epoch(update, rate, batches, checkpoint, f"epoch {epoch}")
-        train_seconds = time.perf_counter() - started
-        loss, correct = (totals / steps).tolist()
-        evaluation = evaluate(average.module if average else network, val) if val else None
-        if evaluation:
-            _check(evaluation.loss, f"validation after epoch {epoch}")
-        rate.after_epoch(evaluation.accuracy if evaluation else correct / batch_size)
-        if average and epoch == config.epochs:
-            network.load_state_dict(average.module.state_dict())
-        yield EpochMetrics(
-            epoch=epoch,
-            train_loss=loss,
-            train_accuracy=correct / batch_size,
-            val_loss=evaluation.loss if evaluation else None,
-            val_accuracy=evaluation.accuracy if evaluation else None,
-            learning_rate=rate.last,
-            seconds=time.perf_counter() - started,
-            samples_per_second=steps * batch_size / train_seconds,
-            timestamp=int(1000 * time.time()),
-        )
+    generator = torch.Generator(device).manual_seed(seed)
+    network.to(device)
+    trained = network
+    if compute_mode.padded and isinstance(network, Network):
+        trained = with_padded_widths(network)
+    trained.to(memory_format=compute_mode.memory_format)
+    average = ExponentialMovingAverage(trained, config.ema_decay) if config.ema_decay is not None else None
+    use_generator(trained, generator)
+    train_step = TrainStep(trained, train, config, compute_mode, average)
+    with closing(make_steps(train_step, generator)) as steps:
+        schedule = Schedule(config.optimizer, config.schedule, config.epochs, steps.per_epoch)
+        n_images = steps.per_epoch * steps.batch_size
+        for epoch in range(1, config.epochs + 1):
+            started = time.perf_counter()
+            trained.train()
+            epoch_schedule = schedule.next_epoch()
+            totals = _train_epoch(steps, epoch_schedule, checkpoint, f"epoch {epoch}")
+            loss, accuracy = totals[0].item() / steps.per_epoch, totals[1].item() / n_images
+            train_seconds = time.perf_counter() - started
+            evaluation = evaluate(average.module if average else trained, val) if val else None
+            if evaluation:
+                _check(evaluation.loss, f"validation after epoch {epoch}")
+            schedule.after_epoch(evaluation.accuracy if evaluation else accuracy)
+            if average and epoch == config.epochs:
+                trained.load_state_dict(average.module.state_dict())
+            if trained is not network:
+                copy_weights(trained, network)
+            yield EpochMetrics(
+                epoch=epoch,
+                train_loss=loss,
+                train_accuracy=accuracy,
+                val_loss=evaluation.loss if evaluation else None,
+                val_accuracy=evaluation.accuracy if evaluation else None,
+                learning_rate=epoch_schedule.rates[-1],
+                seconds=time.perf_counter() - started,
+                samples_per_second=n_images / train_seconds,
+                timestamp=int(1000 * time.time()),
+            )
 
 
 def _train_epoch(
-    step: Callable[[Tensor], Tensor],
-    rate: LearningRate,
-    batches: Sequence[Tensor],
-    checkpoint: Callable[[], None],
-    position: str,
+    steps: Steps, schedule: EpochSchedule, checkpoint: Callable[[], None], position: str
 ) -> Tensor:
-    """Train on every batch; the sums of the results of ``step``, on the device."""
-    totals = torch.zeros(2, device=batches[0].device)
+    """Train an epoch; the sums of the results of its steps, on the device."""
     monitor = AsyncLossMonitor(_check)
-    for number, batch in enumerate(batches, 1):
-        totals += step(batch)
-        rate.after_step()
-        if number % STEPS_BETWEEN_CHECKS == 0 or number == len(batches):
-            monitor.submit(totals[0], number, f"step {number} of {position}")
+    n_steps, checked = len(schedule.rates), 0
+    for submitted in steps.epoch(schedule):
+        if submitted >= checked + STEPS_BETWEEN_CHECKS or submitted == n_steps:
+            monitor.submit(steps.totals[0], submitted, f"step {submitted} of {position}")
             checkpoint()
+            checked = submitted
     monitor.flush()
-    return totals
+    return steps.totals
 
 
 def _check(loss: float, position: str) -> None:

@@ -1,6 +1,8 @@
 """An architecture as a torch module, and its weights as safetensors."""
 
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -9,11 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from mnist_search.training.cpu_batch_norm import FoldedBatchNorm
-from mnist_search.training.cpu_dropout import BufferedDropout, ChannelDropout, MaskBuffer
+from mnist_search.training.dropout import BufferedDropout, ChannelDropout, MaskBuffer
 from search_space import Architecture
 from search_space import architecture as arch
 
 MEAN, STD = 0.1307, 0.3081  # of the training pixels, in [0, 1]
+
+WIDTH_MULTIPLE = 8  # GPU convolutions copy channels-last maps of other widths into padded ones
+
+INITIALIZATION_LOCK = threading.Lock()
+"""Initial weights are drawn from torch's global CPU generator by one thread at a time."""
 
 
 class LayerFactory(NamedTuple):
@@ -38,6 +45,7 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture, layer_factory: LayerFactory = REFERENCE_LAYERS) -> None:
         super().__init__()
+        self.architecture, self.layer_factory = architecture, layer_factory
         self.mean, self.std = nn.Buffer(torch.tensor(MEAN)), nn.Buffer(torch.tensor(STD))
         self.layers = nn.Sequential(*modules(architecture, layer_factory))
 
@@ -48,12 +56,56 @@ class Network(nn.Module):
 
 
 def build(architecture: Architecture, seed: int, layer_factory: LayerFactory | None = None) -> Network:
-    """A network on the CPU, of fast layers by default, with initial weights from this seed."""
-    torch.manual_seed(seed)
-    network = Network(architecture, layer_factory or fast_layers())
+    """A network on the CPU, of fast layers by default, with initial weights from this seed.
+
+    The state of torch's global generator does not change.
+    """
+    with INITIALIZATION_LOCK, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = Network(architecture, layer_factory or fast_layers())
     actual, expected = count(network), architecture.num_params()
     assert actual == expected, f"{actual} parameters, not {expected} as in the closed form"
     return network
+
+
+@torch.no_grad()
+def with_padded_widths(network: Network) -> Network:
+    """A network on the same device that computes the same, with multiples of WIDTH_MULTIPLE as numbers of channels.
+
+    All weights of an added channel are 0, its scale and shift in batch norm included. So its activations
+    are 0, and so are all gradients of its weights and of weights that read it: training keeps it at 0.
+    """
+    layers = network.architecture.layers
+    last = max(i for i, layer in enumerate(layers) if isinstance(layer, arch.Conv | arch.Linear))
+    padded = arch.Architecture((*map(_pad_width, layers[:last]), *layers[last:]))
+    with INITIALIZATION_LOCK, torch.random.fork_rng(devices=[]):
+        result = Network(padded, network.layer_factory)
+    weights = network.state_dict()
+    for name, tensor in result.state_dict().items():
+        tensor.zero_()
+        tensor[tuple(slice(n) for n in weights[name].shape)] = weights[name]
+    return result.to(network.mean.device)
+
+
+def _pad_width(layer: arch.Layer) -> arch.Layer:
+    match layer:
+        case arch.Conv(width):
+            return replace(layer, out_channels=_padded(width))
+        case arch.Linear(width):
+            return replace(layer, out_features=_padded(width))
+    return layer
+
+
+def _padded(width: int) -> int:
+    return -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+
+@torch.no_grad()
+def copy_weights(padded: nn.Module, network: nn.Module) -> None:
+    """Copy the weights of a network with padded widths to the original one on the same device."""
+    source = padded.state_dict()
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(source[name][tuple(slice(n) for n in tensor.shape)])
 
 
 def to_safetensors(network: nn.Module) -> bytes:

@@ -1,9 +1,8 @@
-"""Optimizers, those for a CUDA graph included, and learning-rate schedules, built from configurations."""
+"""Optimizers and learning-rate schedules of torch, built from configurations."""
 
-from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,123 +12,74 @@ from search_space import training_config as configs
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], config: configs.Optimizer, *, capturable: bool = False
+    parameters: Iterable[nn.Parameter], config: configs.Optimizer, lr: Tensor | None = None
 ) -> torch.optim.Optimizer:
-    """A fused optimizer of torch, or one that a CUDA graph can capture with its schedule."""
-    values = asdict(config)
-    if capturable:
-        make = CapturableSGD if isinstance(config, configs.SGD) else CapturableAdam
-        return make(parameters, values)
+    """A fused optimizer; with ``lr``, it reads the learning rate from this tensor, which a CUDA graph can change."""
+    values: dict[str, Any] = asdict(config) | {"fused": True}
+    optimizer: torch.optim.Optimizer
     if isinstance(config, configs.SGD):
-        return torch.optim.SGD(parameters, **values, fused=True)
-    adam = torch.optim.AdamW if values.pop("decoupled") else torch.optim.Adam
-    return adam(parameters, **values, fused=True)
+        optimizer = torch.optim.SGD(parameters, **values)
+    else:
+        adam = torch.optim.AdamW if values.pop("decoupled") else torch.optim.Adam
+        optimizer = adam(parameters, **values, capturable=lr is not None and lr.is_cuda)
+    if lr is not None:
+        optimizer.param_groups[0]["lr"] = lr
+    return optimizer
 
 
-class Capturable(torch.optim.Optimizer):
-    """An optimizer whose step a CUDA graph can capture.
+class EpochSchedule(NamedTuple):
+    """Learning rates of the steps of an epoch, and momenta (Adam: beta 1) if the schedule cycles them."""
 
-    torch's SGD takes momentum, and its fused Adam takes beta 1, as Python numbers. A graph would
-    freeze them, and one-cycle schedules change them at every step. Here they are scalar tensors,
-    like the learning rate; ``sync_hyperparameters`` updates them.
+    rates: list[float]
+    momenta: list[float] | None
+
+
+class Schedule:
+    """A learning-rate schedule, computed on the host by a scheduler of torch with a placeholder parameter.
+
+    ``Plateau`` changes the rate after an epoch, the others after a step.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], defaults: dict[str, Any]) -> None:
-        super().__init__(parameters, defaults)
-        (self._group,) = self.param_groups
-        self._parameters: list[Tensor] = self._group["params"]
-        device = self._parameters[0].device
-        self._rate, self._momentum = torch.zeros((), device=device), torch.zeros((), device=device)
-        self._momentum_buffers = [torch.zeros_like(p) for p in self._parameters]
-
-    def sync_hyperparameters(self) -> None:
-        """Copy learning rate and momentum to the device without waiting for it."""
-        self._rate.fill_(self._group["lr"])
-        self._momentum.fill_(self._group["betas"][0] if "betas" in self._group else self._group["momentum"])
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Update the parameters and overwrite their gradients; a closure is not called."""
-        self._update([p.grad for p in self._parameters if p.grad is not None])
-
-    @abstractmethod
-    def _update(self, gradients: list[Tensor]) -> None: ...
-
-
-class CapturableSGD(Capturable):
-    """``torch.optim.SGD`` with momentum; formulas in its documentation."""
-
-    def _update(self, gradients: list[Tensor]) -> None:
-        if decay := self._group["weight_decay"]:
-            torch._foreach_add_(gradients, self._parameters, alpha=decay)
-        torch._foreach_mul_(self._momentum_buffers, self._momentum)
-        torch._foreach_add_(self._momentum_buffers, gradients)
-        if self._group["nesterov"]:
-            torch._foreach_add_(gradients, torch._foreach_mul(self._momentum_buffers, self._momentum))
-        else:
-            gradients = self._momentum_buffers
-        torch._foreach_sub_(self._parameters, torch._foreach_mul(gradients, self._rate))
-
-
-class CapturableAdam(Capturable):
-    """``torch.optim.Adam``, or ``AdamW`` if ``decoupled``; formulas in their documentation."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], defaults: dict[str, Any]) -> None:
-        super().__init__(parameters, {"betas": (0.9, 0.999), "eps": 1e-8} | defaults)
-        self._exp_avg_sq = [torch.zeros_like(p) for p in self._parameters]
-        self._steps = torch.zeros_like(self._rate)
-
-    def _update(self, gradients: list[Tensor]) -> None:
-        decay, beta2 = self._group["weight_decay"], self._group["betas"][1]
-        self._steps += 1
-        if self._group["decoupled"]:
-            torch._foreach_mul_(self._parameters, 1 - self._rate * decay)
-        elif decay:
-            torch._foreach_add_(gradients, self._parameters, alpha=decay)
-        torch._foreach_mul_(self._exp_avg_sq, beta2)
-        torch._foreach_addcmul_(self._exp_avg_sq, gradients, gradients, 1 - beta2)
-        torch._foreach_mul_(self._momentum_buffers, self._momentum)
-        torch._foreach_add_(self._momentum_buffers, torch._foreach_mul(gradients, 1 - self._momentum))
-        denominators = torch._foreach_sqrt(self._exp_avg_sq)
-        torch._foreach_div_(denominators, torch.sqrt(1 - beta2**self._steps))
-        torch._foreach_add_(denominators, self._group["eps"])
-        updates = torch._foreach_div(self._momentum_buffers, denominators)
-        torch._foreach_mul_(updates, self._rate / (1 - self._momentum**self._steps))
-        torch._foreach_sub_(self._parameters, updates)
-
-
-class LearningRate:
-    """A learning-rate schedule: ``Plateau`` changes the rate after an epoch, the others after a step."""
-
     def __init__(
-        self, optimizer: torch.optim.Optimizer, config: configs.Schedule, epochs: int, steps_per_epoch: int
+        self, optimizer: configs.Optimizer, config: configs.Schedule, epochs: int, steps_per_epoch: int
     ) -> None:
-        self._optimizer = optimizer
-        self._scheduler: lr_scheduler.LRScheduler | None = None
-        steps = epochs * steps_per_epoch
+        self._steps = steps_per_epoch
+        placeholder = make_optimizer([nn.Parameter(torch.zeros(1))], optimizer)
+        (self._group,) = placeholder.param_groups
+        self._scheduler = self._make_scheduler(placeholder, config, epochs * steps_per_epoch)
+        self._cycles_momentum = cycles_momentum(config)
+        placeholder.step()  # a scheduler that is stepped first warns
+
+    def _make_scheduler(
+        self, optimizer: torch.optim.Optimizer, config: configs.Schedule, steps: int
+    ) -> lr_scheduler.LRScheduler | None:
         match config:
             case configs.OneCycle():
-                self._scheduler = lr_scheduler.OneCycleLR(optimizer, self.value, steps + 1, **asdict(config))
+                return lr_scheduler.OneCycleLR(optimizer, self._group["lr"], steps + 1, **asdict(config))
             case configs.Cosine():
-                self._scheduler = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+                return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
             case configs.Step(step_size, gamma):
-                self._scheduler = lr_scheduler.StepLR(optimizer, step_size * steps_per_epoch, gamma)
+                return lr_scheduler.StepLR(optimizer, step_size * self._steps, gamma)
             case configs.Plateau():
-                self._scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", **asdict(config))
-        self.last = self.value  # learning rate of the previous step
+                return lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", **asdict(config))
+        return None
 
-    @property
-    def value(self) -> float:
-        """Learning rate of the next step."""
-        return float(self._optimizer.param_groups[0]["lr"])
-
-    def after_step(self) -> None:
-        """Advance by one step."""
-        self.last = self.value
-        if self._scheduler and not isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
-            self._scheduler.step()
+    def next_epoch(self) -> EpochSchedule:
+        """The values of the next epoch."""
+        rates, momenta = [], []
+        for _ in range(self._steps):
+            rates.append(float(self._group["lr"]))
+            momenta.append(self._group["betas"][0] if "betas" in self._group else self._group["momentum"])
+            if self._scheduler and not isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
+                self._scheduler.step()
+        return EpochSchedule(rates, momenta if self._cycles_momentum else None)
 
     def after_epoch(self, accuracy: float) -> None:
-        """Advance by one epoch with this accuracy."""
+        """Adapt the rate to the accuracy after an epoch."""
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             self._scheduler.step(accuracy)
+
+
+def cycles_momentum(config: configs.Schedule) -> bool:
+    """Whether a schedule changes the momentum, which optimizers take as a number that a CUDA graph would freeze."""
+    return isinstance(config, configs.OneCycle) and config.cycle_momentum

@@ -33,6 +33,7 @@ def run(small_split):
             checkpoint=lambda: None,
             on_start=lambda *_: None,
             report=epochs.append,
+            store=lambda function: function(),
         )
         study = optuna.create_study(directions=["maximize", "minimize"])
         study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={TASK_ATTR: task.to_dict()}))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from functools import partial
 
 import psutil
 import pytest
 
 from mnist_search import errors
 from mnist_search.errors import MnistSearchError, TryAgain
+from mnist_search.execution.config import RunConfig
 from mnist_search.execution.events import Message, ProcessEvent, Stop, TrialEpoch, WorkerFailed
 from mnist_search.execution.process import ModuleProcess, SyncRunner
 from mnist_search.execution.supervisor import MAX_RESTARTS, SIGNALS, Supervisor
@@ -38,7 +38,17 @@ class BrokenReporter(MessageRecorder):
 
 
 def scripted(*script):
-    return partial(ModuleProcess, "scripted_worker", script)
+    """Starts workers that follow a script, whatever their config."""
+
+    def start(config=None):
+        process = ModuleProcess("scripted_worker", script)
+        process.config = config
+        return process
+
+    return start
+
+
+CONFIG = RunConfig(storage="sqlite:///none.db", study="s", device="cuda:1")
 
 
 def poll_until(supervisor, n_workers):
@@ -55,10 +65,10 @@ def _no_process_is_left():
 def test_supervisor_continues_with_one_worker_when_the_device_has_memory_for_one():
     reporter = MessageRecorder()
     supervisor = Supervisor(scripted("wait for a message"), reporter)
-    supervisor.start_worker()
+    supervisor.start_worker(CONFIG)
     supervisor.start_process = scripted(ProcessEvent.OUT_OF_MEMORY)
-    supervisor.start_worker()
-    supervisor.start_worker()
+    supervisor.start_worker(CONFIG)
+    supervisor.start_worker(CONFIG)
 
     poll_until(supervisor, 1)
     (process,) = supervisor.processes.values()
@@ -72,10 +82,10 @@ def test_supervisor_continues_with_one_worker_when_the_device_has_memory_for_one
 def test_supervisor_ignores_missing_memory_when_all_trials_are_done():
     reporter = MessageRecorder()
     supervisor = Supervisor(scripted(), reporter)
-    supervisor.start_worker()
+    supervisor.start_worker(CONFIG)
     poll_until(supervisor, 0)
     supervisor.start_process = scripted(ProcessEvent.OUT_OF_MEMORY)
-    supervisor.start_worker()
+    supervisor.start_worker(CONFIG)
     poll_until(supervisor, 0)
 
     assert (reporter.texts, supervisor.failure) == ([], None)
@@ -85,14 +95,14 @@ def test_run_workers_raises_when_the_device_has_no_memory_for_one_trial():
     supervisor = Supervisor(scripted(ProcessEvent.OUT_OF_MEMORY), MessageRecorder())
 
     with pytest.raises(TryAgain, match="no memory for one trial"):
-        supervisor.run_workers(2)
+        supervisor.run_workers([CONFIG] * 2)
 
 
 def test_supervisor_replaces_crashed_workers_a_limited_number_of_times():
     reporter = MessageRecorder()
     supervisor = Supervisor(scripted("crash"), reporter)
 
-    assert supervisor.run_workers(1) is None
+    assert supervisor.run_workers([CONFIG]) is None
 
     assert supervisor.restarts == MAX_RESTARTS + 1
     assert reporter.texts == [
@@ -104,7 +114,7 @@ def test_supervisor_replaces_crashed_workers_a_limited_number_of_times():
 def test_supervisor_reports_the_same_message_of_workers_once():
     reporter = MessageRecorder()
 
-    Supervisor(scripted(Message("waiting for the store")), reporter).run_workers(2)
+    Supervisor(scripted(Message("waiting for the store")), reporter).run_workers([CONFIG] * 2)
 
     assert reporter.texts == ["waiting for the store"]
 
@@ -114,7 +124,7 @@ def test_run_workers_raises_the_error_of_a_worker(kind):
     failed = WorkerFailed(kind("what, why, next command"), "Traceback of the worker")
 
     with pytest.raises(MnistSearchError) as raised:
-        Supervisor(scripted(failed), MessageRecorder()).run_workers(1)
+        Supervisor(scripted(failed), MessageRecorder()).run_workers([CONFIG])
 
     assert type(raised.value) is getattr(errors, kind.__name__) is kind
     assert str(raised.value) == "what, why, next command"
@@ -125,14 +135,14 @@ def test_worker_that_starts_while_a_stop_is_requested_is_stopped():
     reporter = MessageRecorder()
     supervisor = Supervisor(scripted(), reporter)
 
-    def start_during_a_signal():
+    def start_during_a_signal(_):
         process = scripted("wait for a message", Message("stopped"))()
         supervisor.request_stop(Stop("SIGINT", signal.SIGINT))
         return process
 
     supervisor.start_process = start_during_a_signal
 
-    assert supervisor.run_workers(1) == Stop("SIGINT", signal.SIGINT)
+    assert supervisor.run_workers([CONFIG]) == Stop("SIGINT", signal.SIGINT)
     assert reporter.texts == ["stopped"]
 
 
@@ -140,7 +150,7 @@ def test_worker_that_starts_while_a_stop_is_requested_is_stopped():
 def test_worker_that_does_not_stop_is_killed():
     supervisor = Supervisor(scripted("never end"), MessageRecorder())
 
-    assert supervisor.run_workers(1, timeout=0.1) == Stop("the timeout of 0.1 s was reached")
+    assert supervisor.run_workers([CONFIG], timeout=0.1) == Stop("the timeout of 0.1 s was reached")
 
     assert supervisor.processes == {}
 
@@ -149,7 +159,7 @@ def test_no_process_is_left_when_the_reporter_raises():
     supervisor = Supervisor(scripted(Message("hello"), "never end"), BrokenReporter())
 
     with pytest.raises(ZeroDivisionError), supervisor.handling_signals():
-        supervisor.run_workers(2)
+        supervisor.run_workers([CONFIG] * 2)
 
     assert supervisor.processes == {}
 
@@ -159,7 +169,7 @@ def test_error_of_the_sync_process_is_reported_once_and_stops_no_worker():
     epoch = TrialEpoch(0, 1, 0.9, 1000.0)
     sync = SyncRunner(scripted(WorkerFailed(MnistSearchError("no MLflow"), "")))
     supervisor = Supervisor(scripted(epoch, "wait for a message"), reporter, sync)
-    supervisor.start_worker()
+    supervisor.start_worker(CONFIG)
     while not reporter.texts:
         supervisor.poll()
     sync.restart_at = 0.0
@@ -179,7 +189,7 @@ def test_second_signal_kills_the_workers():
     supervisor = Supervisor(scripted(Message("runs"), "never end"), MessageRecorder())
 
     with supervisor.handling_signals():
-        supervisor.start_worker()
+        supervisor.start_worker(CONFIG)
         (process,) = supervisor.processes.values()
         while not supervisor.reporter.texts:
             supervisor.poll()
@@ -198,7 +208,7 @@ def test_supervisor_handles_no_signals_outside_of_the_main_thread():
         supervisor = Supervisor(scripted(), MessageRecorder())
         with supervisor.handling_signals():
             during.extend(signal.getsignal(number) for number in SIGNALS)
-            stops.append(supervisor.run_workers(1))
+            stops.append(supervisor.run_workers([CONFIG]))
 
     thread = threading.Thread(target=supervise)
     thread.start()
@@ -222,7 +232,7 @@ def test_ignored_interrupts_stay_ignored_in_the_command_and_its_workers():
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts background jobs
     try:
         with supervisor.handling_signals():
-            supervisor.start_worker()
+            supervisor.start_worker(CONFIG)
             while not supervisor.reporter.texts:
                 supervisor.poll()
             (process,) = supervisor.processes.values()

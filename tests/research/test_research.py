@@ -21,6 +21,7 @@ from mnist_search.research import (
     diagnose_baselines,
     fast_path_accuracy,
     fidelity,
+    measure_gpu,
 )
 from mnist_search.research.compare_pruners import ReplayedSearch
 from mnist_search.research.jsonl import append, read
@@ -177,3 +178,8 @@ def test_pruners_are_not_compared_on_a_study_with_pruned_trials(tmp_path):
 
     with pytest.raises(typer.BadParameter, match="did not complete"):
         compare_pruners.study(tmp_path / "budget-8000.db", "budget-8000", orders=2)
+
+
+def test_throughput_counts_the_parts_of_epochs_within_a_window():
+    assert measure_gpu.epochs_within([1.0, 3.0, 5.0], 2.0, 4.0) == 1.0
+    assert measure_gpu.epochs_within([1.0, 3.0], 0.0, 9.0) == 2.0

@@ -9,16 +9,15 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
-from mnist_search.training.augment import affine_matrices, augment
+from mnist_search.training.augment import RandomAffine
 from mnist_search.training.device import CPU
 from search_space.training_config import Augmentation
 
 
 def test_affine_matrices_stay_within_their_ranges():
-    torch.manual_seed(0)
     augmentation = Augmentation(rotation=20, translation=(0.1, 0.3), scale=(0.8, 1.25), shear=5)
 
-    theta = affine_matrices(20_000, augmentation, CPU)
+    theta = RandomAffine(augmentation, CPU).draw(20_000, torch.Generator().manual_seed(0))
 
     zoom = torch.linalg.det(theta[:, :, :2]).sqrt()
     assert zoom.min() >= 1 / 1.25 - 1e-4
@@ -43,10 +42,9 @@ def test_affine_matrices_stay_within_their_ranges():
 def test_augment_equals_torchvision_with_the_same_map(small_split, augmentation):
     """The arguments of torchvision's affine are derived from our matrix."""
     images = small_split.val.images[:20].float() / 255
-    torch.manual_seed(5)
-    theta = affine_matrices(20, augmentation, CPU)
-    torch.manual_seed(5)
-    augmented = augment(images, augmentation)
+    affine_map = RandomAffine(augmentation, CPU)
+    theta = affine_map.draw(20, torch.Generator().manual_seed(5))
+    augmented = affine_map(images, theta)
 
     for image, matrix, actual in zip(images, theta, augmented, strict=True):
         linear = matrix[:, :2].double()
@@ -70,7 +68,8 @@ def test_augment_equals_torchvision_with_the_same_map(small_split, augmentation)
 def test_augment_draws_a_map_per_image(small_split):
     image = small_split.val.images[:1].float() / 255
 
-    augmented = augment(image.expand(8, -1, -1, -1), Augmentation.of_strength(1.0))
+    affine_map = RandomAffine(Augmentation.of_strength(1.0), CPU)
+    augmented = affine_map(image.expand(8, -1, -1, -1), affine_map.draw(8, torch.Generator()))
 
     assert all(not torch.equal(augmented[0], other) for other in augmented[1:])
 
@@ -78,7 +77,8 @@ def test_augment_draws_a_map_per_image(small_split):
 def test_augment_fills_pixels_outside_the_image():
     black = torch.zeros(4, 1, 28, 28)
 
-    augmented = augment(black, Augmentation(scale=(0.5, 0.5), fill=1.0, interpolation="nearest"))
+    affine_map = RandomAffine(Augmentation(scale=(0.5, 0.5), fill=1.0, interpolation="nearest"), CPU)
+    augmented = affine_map(black, affine_map.draw(4, torch.Generator()))
 
     assert augmented[:, 0, 14, 14].eq(0).all()
     assert augmented[:, 0, 0, 0].eq(1).all()

@@ -1,18 +1,10 @@
-"""Compute mode and number of jobs, by rule."""
+"""Compute mode, by rule."""
 
 from __future__ import annotations
 
 import torch
 
-from mnist_search.process_env import usable_cores
-from mnist_search.training.device import (
-    CPU,
-    JOBS_PER_ACCELERATOR,
-    NATIVE_BF16,
-    ComputeMode,
-    default_jobs,
-    select_compute_mode,
-)
+from mnist_search.training.device import CPU, NATIVE_BF16, ComputeMode, select_compute_mode
 
 
 def test_compute_mode_follows_from_the_hardware():
@@ -25,8 +17,3 @@ def test_compute_mode_follows_from_the_hardware():
 
 def test_precision_option_overrides_the_rule():
     assert [select_compute_mode(CPU, name).precision for name in ("bf16", "fp32")] == ["bf16", "fp32"]
-
-
-def test_default_jobs_are_one_per_core_on_a_cpu_and_constant_on_an_accelerator():
-    assert default_jobs(CPU) == usable_cores()
-    assert default_jobs(torch.device("cuda")) == JOBS_PER_ACCELERATOR

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules; torch's are the reference for the capturable ones."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ import pytest
 import torch
 from support import OPTIMIZERS
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mnist_search.training.optim import LearningRate, make_optimizer
+from mnist_search.training.optim import Schedule, cycles_momentum, make_optimizer
 from search_space.training_config import SGD, Adam, Constant, Cosine, OneCycle, Plateau, Step
 
 
 def rates(schedule, lr=0.1, epochs=4, steps=5, accuracies=(0.5,) * 4):
     """The learning rate of every step."""
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = make_optimizer([weight], SGD(lr))
-    rate = LearningRate(optimizer, schedule, epochs, steps)
+    computed = Schedule(SGD(lr), schedule, epochs, steps)
     values = []
     for accuracy in accuracies:
-        for _ in range(steps):
-            values.append(rate.value)
-            weight.grad = torch.zeros(1)
-            optimizer.step()
-            rate.after_step()
-        rate.after_epoch(accuracy)
+        values += computed.next_epoch().rates
+        computed.after_epoch(accuracy)
     return values
 
 
@@ -70,43 +63,42 @@ def test_decoupled_adam_is_adamw():
 
 
 @pytest.mark.parametrize("config", OPTIMIZERS)
-def test_capturable_optimizer_equals_torch(config):
+def test_optimizer_follows_the_learning_rate_in_a_tensor(config):
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(2, 20, generator=generator)
     gradients = torch.randn(40, 2, 20, generator=generator)
 
-    expected, actual = (
-        optimized(start, gradients, config, capturable=capturable) for capturable in (False, True)
-    )
+    expected, actual = (optimized(start, gradients, config, has_tensor=has) for has in (False, True))
 
     torch.testing.assert_close(actual, expected)
     assert (expected - start).abs().min() > 0
 
 
-def optimized(start, gradients, config, *, capturable):
+def optimized(start, gradients, config, *, has_tensor):
     """The weights after a step per gradient, under a one-cycle schedule."""
     weights = [nn.Parameter(row.clone()) for row in start]
-    optimizer = make_optimizer(weights, config, capturable=capturable)
-    rate = LearningRate(optimizer, OneCycle(), epochs=1, steps_per_epoch=len(gradients))
-    for step_gradients in gradients:
+    lr = torch.zeros(()) if has_tensor else None
+    optimizer = make_optimizer(weights, config, lr)
+    schedule = Schedule(config, OneCycle(cycle_momentum=False), 1, len(gradients))
+    for step_gradients, rate in zip(gradients, schedule.next_epoch().rates, strict=True):
         for weight, gradient in zip(weights, step_gradients, strict=True):
             weight.grad = gradient.clone()
-        if capturable:
-            optimizer.sync_hyperparameters()
+        if has_tensor:
+            lr.fill_(rate)
+        else:
+            optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        rate.after_step()
     return torch.stack(weights).detach()
 
 
 @pytest.mark.parametrize("config", OPTIMIZERS)
-def test_capturable_optimizer_keeps_its_state_on_the_device(config):
-    with FakeTensorMode(), torch.device("cuda"):
-        weights = [nn.Parameter(torch.empty(3, 3)), nn.Parameter(torch.empty(3))]
-        optimizer = make_optimizer(weights, config, capturable=True)
-        for weight in weights:
-            weight.grad = torch.empty_like(weight)
+def test_one_cycle_lowers_the_momentum_at_the_peak_if_it_cycles(config):
+    cycled = Schedule(config, OneCycle(), 1, 20).next_epoch()
+    constant = Schedule(config, OneCycle(cycle_momentum=False), 1, 20).next_epoch()
 
-        optimizer.sync_hyperparameters()
-        optimizer.step()
-
-    assert {weight.device.type for weight in weights} == {"cuda"}
+    assert cycled.momenta[0] == 0.95
+    assert min(cycled.momenta) == pytest.approx(0.85, abs=0.005)
+    assert abs(cycled.momenta.index(min(cycled.momenta)) - cycled.rates.index(max(cycled.rates))) <= 1
+    assert cycled.rates == constant.rates
+    assert constant.momenta is None
+    assert [cycles_momentum(s) for s in (OneCycle(), OneCycle(cycle_momentum=False), Cosine())] == [1, 0, 0]

@@ -20,20 +20,19 @@ SYNCHRONISING = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", 
 """Operations that wait for the device."""
 
 
-@pytest.mark.parametrize("compute_mode", [ComputeMode("bf16"), ComputeMode("bf16", graph=True)], ids=str)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_step_does_not_wait_for_the_device(small_split, optimizer, compute_mode):
+def test_step_does_not_wait_for_the_device(small_split, optimizer):
     config = TrainingConfig(
         epochs=1, batch_size=50, optimizer=optimizer, augmentation=Augmentation.of_strength(0.5)
     )
     network = build(BASELINES["seed-001"].architecture, 0, REFERENCE_LAYERS)
-    step = TrainStep(network, small_split.train, config, compute_mode, ExponentialMovingAverage(network, 0.9))
+    average = ExponentialMovingAverage(network, 0.9)
+    step = TrainStep(network, small_split.train, config, ComputeMode("bf16"), average)
+    maps = step.augmentation.draw(100, torch.Generator().manual_seed(0))
 
     with OperationRecorder() as operations:
         for batch in torch.arange(100).split(50):
-            if compute_mode.graph:
-                step.optimizer.sync_hyperparameters()
-            step(batch)
+            step(batch, maps[batch])
 
     assert "aten::convolution_backward" in operations.names
     assert not operations.names & SYNCHRONISING
@@ -48,6 +47,7 @@ def test_forward_pass_keeps_all_tensors_on_the_device(name):
         train = Digits(torch.empty(200, 1, 28, 28, dtype=torch.uint8), torch.empty(200, dtype=torch.int64))
         step = TrainStep(network, train, recipe.training, ComputeMode())
 
-        loss, correct = step.forward(torch.empty(128, dtype=torch.int64))
+        maps = step.augmentation and torch.empty(128, 2, 3)
+        loss, correct = step.forward(torch.empty(128, dtype=torch.int64), maps)
 
     assert loss.device.type == correct.device.type == "cuda"

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mnist_search.training.cpu_dropout import BufferedDropout, ChannelDropout, MaskBuffer
+from mnist_search.training.dropout import BufferedDropout, ChannelDropout, MaskBuffer
 from mnist_search.training.model import fast_layers, modules
 from search_space.architecture import Architecture, Dropout, Flatten, Linear
 

@@ -1,0 +1,82 @@
+"""Devices of this machine and the number of trials at once, without an import of torch, which takes seconds."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import runpy
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from mnist_search.errors import UnusableConfiguration, UsageError
+from mnist_search.process_env import usable_cores
+
+TRIALS_PER_GPU = 16
+TRIALS_PER_MPS = 2
+"""The second process trains while the first evaluates and writes; not measured."""
+
+
+def resolve_devices(name: str) -> list[str]:
+    """Names of torch's devices for ``auto``, ``cuda``, ``cuda:0,cuda:2``, ``mps`` or ``cpu``.
+
+    ``auto`` and ``cuda`` are every visible GPU.
+
+    Raises:
+        UsageError: the name is none of these.
+        UnusableConfiguration: this machine has no such device.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|cuda:\d+(,cuda:\d+)*", name):
+        raise UsageError(f"--device takes auto, cpu, mps, cuda or GPUs such as cuda:0,cuda:2, not {name!r}")
+    if name == "cpu":
+        return ["cpu"]
+    if name == "mps" or (name == "auto" and not visible_gpus()):
+        if _has_mps():
+            return ["mps"]
+        if name == "auto":
+            return ["cpu"]
+        raise UnusableConfiguration("no mps device on this machine; select one with --device auto")
+    gpus = [f"cuda:{index}" for index in range(visible_gpus())]
+    selected = gpus if name in {"auto", "cuda"} else list(dict.fromkeys(name.split(",")))
+    if not gpus or not set(selected) <= set(gpus):
+        found = f"it has {gpus[0]} to {gpus[-1]}" if gpus else "select one with --device auto"
+        raise UnusableConfiguration(f"no {name} device on this machine; {found}")
+    return selected
+
+
+def default_jobs(device: str) -> int:
+    """Number of trials at once for ``--jobs auto``: one per core, or a constant on an accelerator."""
+    if device == "cpu":
+        return usable_cores()
+    return TRIALS_PER_MPS if device == "mps" else TRIALS_PER_GPU
+
+
+@cache
+def visible_gpus() -> int:
+    """Number of NVIDIA GPUs that torch can use: those of the driver, within CUDA_VISIBLE_DEVICES."""
+    if not _torch_supports_cuda():
+        return 0
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def _torch_supports_cuda() -> bool:
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    return bool(runpy.run_path(str(Path(spec.origin).with_name("version.py"))).get("cuda"))
+
+
+def _has_mps() -> bool:
+    if sys.platform != "darwin":
+        return False
+    import torch
+
+    return torch.backends.mps.is_available()
