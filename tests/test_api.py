@@ -226,7 +226,7 @@ def test_onnx_file_is_no_torch_module():
         ({"target_accuracy": 99.5}, "target_accuracy a fraction"),
         ({"precision": "fp16"}, "precision takes auto, bf16, fp32"),
         ({"warm_start": "plans"}, "warm_start takes none, baselines, templates"),
-        ({"device": "gpu"}, "no gpu device on this machine"),
+        ({"device": "gpu"}, "--device takes auto, cpu, mps, cuda or GPUs"),
         ({"study": "a/b"}, "is not a valid study name"),
         ({"sampler": "gp"}, "sampler takes a sampler object"),
         ({"sampler": TPESampler}, "sampler takes a sampler object"),

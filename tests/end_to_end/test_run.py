@@ -97,9 +97,6 @@ def test_signal_stops_a_run_and_the_printed_command_continues_it(start, command,
     assert "trials done" in out
     states = {t.state for t in open_study(tmp_path).record().trials}
     assert "RUNNING" not in states
-    runs, parent, _ = runs_of(tmp_path)
-    assert parent.info.status == "KILLED"
-    assert all(run.info.status != "RUNNING" for run in runs.values())
 
     assert command(*arguments).code == 0
     assert_sound(tmp_path, trials=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import psutil
 import pytest
@@ -11,9 +12,9 @@ import pytest
 from mnist_search import errors
 from mnist_search.errors import MnistSearchError, TryAgain
 from mnist_search.execution.config import RunConfig
-from mnist_search.execution.events import Message, ProcessEvent, Stop, TrialEpoch, WorkerFailed
+from mnist_search.execution.events import DeviceFailed, Message, ProcessEvent, Stop, TrialEpoch, WorkerFailed
 from mnist_search.execution.process import ModuleProcess, SyncRunner
-from mnist_search.execution.supervisor import MAX_RESTARTS, SIGNALS, Supervisor
+from mnist_search.execution.supervisor import MAX_RESTARTS, SIGNAL_SECONDS, SIGNALS, Supervisor
 
 
 class MessageRecorder:
@@ -244,3 +245,33 @@ def test_ignored_interrupts_stay_ignored_in_the_command_and_its_workers():
         signal.signal(signal.SIGINT, previous)
 
     assert (supervisor.signals, supervisor.restarts, supervisor.finished) == (0, 0, True)
+
+
+def test_supervisor_restarts_the_worker_of_a_failed_device_with_its_trials_one_at_a_time():
+    reporter = MessageRecorder()
+    configs = []
+
+    def start(config):
+        configs.append(config)
+        script = [DeviceFailed("CUDA error", 3)] if len(configs) == 1 else []
+        return scripted(*script)(config)
+
+    supervisor = Supervisor(start, reporter)
+
+    assert supervisor.run_workers([CONFIG]) is None
+
+    assert [config.trials_alone for config in configs] == [0, 3]
+    assert configs[1].device == "cuda:1"
+    assert reporter.texts == ["the worker of cuda:1 has failed (CUDA error); starting another"]
+    assert supervisor.restarts == 1
+
+
+def test_a_sync_that_is_late_after_a_signal_is_not_waited_for():
+    reporter = MessageRecorder()
+    supervisor = Supervisor(scripted(), reporter, SyncRunner(scripted("never end")))
+    supervisor.signals, supervisor.signalled = 1, time.monotonic() - SIGNAL_SECONDS
+
+    with supervisor.handling_signals():
+        supervisor.finish_sync("KILLED")
+
+    assert reporter.texts == ["MLflow lacks runs of this study; the same command writes them from the store"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -48,7 +47,7 @@ def make_study(tmp_path, empty_store, study_config):
         file = tmp_path / f"{len(list(tmp_path.iterdir()))}.db"
         shutil.copy(empty_store, file)
         store = Store.open_or_create(f"sqlite:///{file}")
-        study = SearchStudy.open_or_create(store, "s", replace(study_config, pruner="none"), n_trials=3)
+        study = SearchStudy.open_or_create(store, "s", study_config, n_trials=3)
         for rate in (0.1, lr, 0.1):
             study.study.enqueue_trial(SMALL | {"sgd_lr": rate}, skip_if_exists=False)
         return study, store

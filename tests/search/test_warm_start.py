@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
@@ -18,6 +19,10 @@ from mnist_search.search.warm_start import (
     project_to_space,
 )
 from search_space import SearchSpace
+from search_space.training_config import OneCycle
+
+TRAINING = replace(defaults.TRAINING, schedule=OneCycle(cycle_momentum=False))
+"""The default training configuration as new studies have it."""
 
 
 def create_study(store, budget, n_trials=3):
@@ -64,7 +69,7 @@ def test_default_training_is_a_point_of_the_space():
         project_to_space(study_config, {**defaults.TEMPLATE, **defaults.TRAINING_PARAMS})
     )
 
-    assert config.training == defaults.TRAINING
+    assert config.training == TRAINING
     assert str(config.architecture) == "8v-16v-P-8x1-12v-16v-20v-G-fc16-fc10"
 
 
@@ -81,7 +86,7 @@ def test_templates_are_scaled_to_the_budget_and_enqueued_once(store, budget):
     for _ in range(5):
         config = search_study.config.space.suggest(search_study.claim().trial)
         assert 0.85 * budget < config.architecture.num_params() <= budget
-        assert config.training == defaults.TRAINING
+        assert config.training == TRAINING
 
 
 def test_template_keeps_its_proportions_in_narrower_bounds(store):
