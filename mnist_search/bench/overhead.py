@@ -98,6 +98,7 @@ def _sync_cpu_seconds(data_dir: Path, folder: Path) -> float:
             checkpoint=lambda: None,
             on_start=lambda *_: None,
             report=report,
+            should_prune=lambda: False,
             store=lambda function: function(),
         )
         trial = run_search_trial(claim.trial, study.config, data, context)

@@ -40,6 +40,7 @@ class TrialContext:
         checkpoint: called every few steps; raises Interrupted, LostLease, or TrialPruned after a timeout.
         on_start: called before training with the number of parameters and of epochs.
         report: called after every epoch; stores its metrics, at the latest before the next ``store`` call.
+        should_prune: whether the study's pruner prunes the trial after the stored epochs.
         store: calls a function on the store and returns its result.
     """
 
@@ -47,6 +48,7 @@ class TrialContext:
     checkpoint: Callable[[], None]
     on_start: Callable[[int, int], None]
     report: Callable[[EpochMetrics], None]
+    should_prune: Callable[[], bool]
     store: Callable[[Callable[[], Any]], Any]
 
     def fit(
@@ -78,7 +80,7 @@ def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: Tri
     config = context.store(partial(study.space.suggest, trial))  # the values that the claim has set
     num_params = config.architecture.num_params()
     context.store(partial(trial.set_user_attr, "num_params", num_params))
-    if context.store(trial.should_prune):  # before the first report only ParameterBudgetPruner prunes
+    if context.store(context.should_prune):  # before the first report only ParameterBudgetPruner prunes
         context.store(partial(trial.set_user_attr, OVER_BUDGET_ATTR, True))
         reason = f"over budget: {num_params:,} parameters, {study.budget:,} allowed"
         return TrialResult(TrialState.PRUNED, reason=reason)
@@ -92,7 +94,7 @@ def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: Tri
         for metrics in context.fit(network, data.train, data.val, config.training, seed):
             context.report(metrics)
             is_last = metrics.epoch == config.training.epochs
-            if study.pruner != "none" and not is_last and context.store(trial.should_prune):
+            if study.pruner != "none" and not is_last and context.store(context.should_prune):
                 raise TrialPruned(f"{study.pruner} pruner after epoch {metrics.epoch}")
         assert metrics.val_accuracy is not None
         result.complete(network, metrics.val_accuracy)

@@ -210,6 +210,7 @@ class Worker:
             checkpoint=checkpoint,
             on_start=lambda num_params, epochs: self._channel.send(TrialStarted(number, num_params, epochs)),
             report=report,
+            should_prune=partial(self._study.queue.should_prune, claim),
             store=self._store.call,
         )
         return context, reports

@@ -112,6 +112,14 @@ class TrialQueue:
         # An epoch replaces itself: a lost acknowledgement repeats the call.
         self._execute(tables.replacement(tables.epochs, row), claim, then)
 
+    def should_prune(self, claim: Claim) -> bool:
+        """Whether the study's pruner prunes a trial after its last stored epoch.
+
+        ``Trial.should_prune`` reads the values that ``Trial.report`` has cached, and so none of ``report``.
+        """
+        stored = self._store.storage.get_trial(claim.trial_id)
+        return self._study.pruner.prune(self._study, stored)
+
     def finish(
         self,
         claim: Claim,

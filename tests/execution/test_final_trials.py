@@ -33,6 +33,7 @@ def run(small_split):
             checkpoint=lambda: None,
             on_start=lambda *_: None,
             report=epochs.append,
+            should_prune=lambda: False,
             store=lambda function: function(),
         )
         study = optuna.create_study(directions=["maximize", "minimize"])

@@ -48,6 +48,7 @@ def run(study_config, small_split, reports):
             checkpoint=lambda: None,
             on_start=lambda *_: None,
             report=reports.to(trial),
+            should_prune=trial.should_prune,
             store=lambda function: function(),
         )
         return run_search_trial(trial, config, small_split, replace(context, **parts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from optuna.trial import create_trial
 
 from mnist_search.errors import MnistSearchError, NotFound
 from mnist_search.execution.config import RunConfig
@@ -83,6 +84,33 @@ def test_worker_warns_once_when_earlier_trials_have_another_compute_mode(search_
     assert text.endswith("pass --precision to match")
     modes = [trial.device.rpartition(", ")[0][-4:] for trial in search_study.record().trials]
     assert modes == ["fp32", "fp32", "bf16", "bf16"]
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "percentile"])
+def test_pruner_sees_the_stored_epochs(store, study_config, config, pruner):
+    space = replace(study_config.space, epochs=3)
+    study = SearchStudy.open_or_create(store, "s", replace(study_config, space=space, pruner=pruner), 6)
+    study.study.enqueue_trial({})
+    params = {
+        name: d.choices[0] if hasattr(d, "choices") else d.low for name, d in space.distributions.items()
+    }
+    for _ in range(5):
+        study.study.add_trial(
+            create_trial(
+                params=params,
+                distributions=space.distributions,
+                value=0.999,
+                intermediate_values=dict.fromkeys((1, 2, 3), 0.999),
+                system_attrs={"completed_rung_0": 0.999},
+            )
+        )
+    channel = RecordingChannel()
+
+    Worker(config, channel).run()
+
+    first, *_ = study.record().trials
+    assert (first.state, first.reason) == ("PRUNED", f"{pruner} pruner after epoch 1")
+    assert [epoch.epoch for epoch in first.curve] == [1]
 
 
 @pytest.mark.parametrize(
