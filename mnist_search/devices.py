@@ -9,11 +9,17 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mnist_search.errors import UnusableConfiguration, UsageError
 from mnist_search.process_env import usable_cores
 
 TRIALS_PER_GPU = 16
+"""97 % of the images/s of 16 threads with 12, 90 % with 8, no more with 24, on an H100 (experiments/LOG.md)."""
+
+MAX_TRIALS_PER_GPU = 32
+"""torch has so many streams per device; two threads must not share one."""
+
 TRIALS_PER_MPS = 2
 """The second process trains while the first evaluates and writes; not measured."""
 
@@ -54,8 +60,13 @@ def default_jobs(device: str) -> int:
 
 @cache
 def visible_gpus() -> int:
-    """Number of NVIDIA GPUs that torch can use: those of the driver, within CUDA_VISIBLE_DEVICES."""
-    if not _torch_supports_cuda():
+    """Number of GPUs that torch can use: those of the driver, within CUDA_VISIBLE_DEVICES."""
+    build = _torch_build()
+    if build.get("hip"):  # AMD GPUs are cuda devices, too
+        import torch
+
+        return torch.cuda.device_count()
+    if not build.get("cuda"):
         return 0
     count = ctypes.c_int()
     try:
@@ -67,11 +78,12 @@ def visible_gpus() -> int:
     return count.value
 
 
-def _torch_supports_cuda() -> bool:
+def _torch_build() -> dict[str, Any]:
+    """Versions of CUDA and HIP that torch was built for, among others."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
-        return False
-    return bool(runpy.run_path(str(Path(spec.origin).with_name("version.py"))).get("cuda"))
+        return {}
+    return runpy.run_path(str(Path(spec.origin).with_name("version.py")))
 
 
 def _has_mps() -> bool:

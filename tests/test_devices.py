@@ -7,7 +7,13 @@ import sys
 
 import pytest
 
-from mnist_search.devices import TRIALS_PER_GPU, default_jobs, resolve_devices, visible_gpus
+from mnist_search.devices import (
+    MAX_TRIALS_PER_GPU,
+    TRIALS_PER_GPU,
+    default_jobs,
+    resolve_devices,
+    visible_gpus,
+)
 from mnist_search.errors import UnusableConfiguration, UsageError
 from mnist_search.execution.config import RunConfig
 from mnist_search.execution.run_study import worker_configs
@@ -30,6 +36,7 @@ def test_cpu_has_a_process_per_job_and_one_thread_each():
 def test_gpu_has_one_process_with_a_thread_per_job():
     assert workers("cuda:0", 16, 50) == [("cuda:0", 16)]
     assert workers("cuda:0", 16, 3) == [("cuda:0", 3)]
+    assert workers("cuda:0", 40, 50) == [("cuda:0", MAX_TRIALS_PER_GPU)]
 
 
 def test_gpus_share_the_trials_that_are_left():

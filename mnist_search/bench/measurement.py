@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from mnist_search.bench.reference import cached_split
+from mnist_search.devices import TRIALS_PER_GPU
 from mnist_search.process_env import ExitWithoutTeardown, usable_cores
 from mnist_search.training.device import use_one_thread
 
@@ -35,6 +36,11 @@ class Workload:
     def processes(self) -> int:
         """Concurrent processes of the project's training loop: one per core, or one on an accelerator."""
         return usable_cores() if self.device == "cpu" else 1
+
+    @property
+    def trial_threads(self) -> int:
+        """Concurrent training runs of each process."""
+        return TRIALS_PER_GPU if self.device == "cuda" else 1
 
 
 QUICK: dict[str, Any] = {

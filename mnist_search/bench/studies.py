@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -94,6 +94,15 @@ def handwritten_study(data_dir: Path, device: str, storage: str, tracking_uri: s
     return images / (time.perf_counter() - started)
 
 
+def ratio_note(jobs: Sequence[int], best: int) -> str:
+    """What ``parallel.ratio`` compares; with one worker it is 1 whatever the speed."""
+    if len(jobs) == 1:
+        return "1 by definition: one core, so one worker"
+    if best == jobs[0]:
+        return f"1 by definition: one worker was faster than {' or '.join(map(str, jobs[1:]))}"
+    return f"{best} workers / {jobs[0]}"
+
+
 def measure(work: Workload, folder: Path, pool: ProcessPoolExecutor) -> Iterator[Result]:
     """Trials per hour with each number of workers, alternating with the handwritten study in ``pool``."""
     jobs = sorted({1, work.processes}) if work.device == "cpu" else [1, 2, 4, 8, 16]
@@ -113,7 +122,7 @@ def measure(work: Workload, folder: Path, pool: ProcessPoolExecutor) -> Iterator
         note = f"trials of {images:,} images, logged to MLflow"
         yield result(f"parallel.trials_per_hour.k{k}", "trials/h", rates[k], note)
     best = max(jobs, key=lambda k: sum(rates[k]))
-    yield ratio_result("parallel.ratio", rates[best], rates[jobs[0]], f"{best} workers / {jobs[0]}")
+    yield ratio_result("parallel.ratio", rates[best], rates[jobs[0]], ratio_note(jobs, best))
     studies = [reporter for each in reporters.values() for reporter in each]
     yield result("worker.rss_mib", "MiB", [max(each.memory) for each in studies], "the largest worker")
     started = [each.started[0] for each in studies]

@@ -1,5 +1,6 @@
 """The benchmark: every measurement in order."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,8 +39,21 @@ def measure(data_dir: Path | None, device_name: str, folder: Path, *, quick: boo
             yield from loops.compare(recipe)
         speed, *others = loops.measure_reference(reference.recipe())
         yield from (speed, *others)
-        yield from overhead.sync_overhead(data_dir, folder, speed.median / work.processes)
+        yield from overhead.sync_overhead(
+            data_dir, folder, speed.median / (work.processes * work.trial_threads)
+        )
         yield from studies.measure(work, folder, handwritten)
+
+
+def busy_warning() -> str | None:
+    """Why the results may be wrong: other work runs on this machine. None if it is idle."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    if load <= cores / 2:
+        return None
+    return (
+        f"the machine is busy: a load average of {load:.1f} on {cores} cores before the first measurement; "
+        "measure again when it is idle"
+    )
 
 
 def describe_machine(device_name: str) -> str:

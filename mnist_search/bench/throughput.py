@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -15,20 +15,37 @@ from mnist_search.bench.handwritten_loop import handwritten_loop
 from mnist_search.bench.measurement import Result, Workload, ratio_result, result
 from mnist_search.bench.reference import cached_split
 from mnist_search.process_env import usable_cores
-from mnist_search.training.device import select_compute_mode
+from mnist_search.training.device import own_stream, select_compute_mode
 from mnist_search.training.fit import fit
 from mnist_search.training.model import build
+from mnist_search.training.optim import cycles_momentum
+from search_space.training_config import OneCycle
 
 EPOCH_IMAGES = 50_000  # training images of a search by default
 
 
-def project_rate(work: Workload, recipe: Recipe) -> float:
-    """Images per second of one process, in the second of two short epochs."""
+def project_rate(work: Workload, recipe: Recipe, n_threads: int = 1) -> float:
+    """Images per second of the training runs of one process, in the second of two short epochs."""
     train = cached_split(work.data_dir, work.device).train[: work.project_steps * recipe.training.batch_size]
-    config = replace(recipe.training, epochs=2)
-    compute_mode = select_compute_mode(torch.device(work.device))
-    *_, last = fit(build(recipe.architecture, 0), train, None, config, seed=0, compute_mode=compute_mode)
-    return last.samples_per_second
+    config, device = replace(recipe.training, epochs=2), torch.device(work.device)
+    if cycles_momentum(config.schedule):  # which no CUDA graph does; the work of a step is the same
+        config = replace(config, schedule=OneCycle(cycle_momentum=False))
+
+    def train_two_epochs(seed: int) -> float:
+        network, mode = build(recipe.architecture, seed), select_compute_mode(device)
+        with own_stream(device):
+            *_, last = fit(network, train, None, config, seed=seed, compute_mode=mode)
+        return last.samples_per_second
+
+    with ThreadPoolExecutor(n_threads) as threads:
+        return sum(threads.map(train_two_epochs, range(n_threads)))
+
+
+def trial_memory(work: Workload, recipe: Recipe, n_threads: int) -> float:
+    """MiB of GPU memory per training run, at the peak."""
+    torch.cuda.reset_peak_memory_stats()
+    project_rate(work, recipe, n_threads)
+    return torch.cuda.max_memory_allocated() / n_threads / 2**20
 
 
 def handwritten_rate(work: Workload, recipe: Recipe, steps: int, num_workers: int) -> float:
@@ -51,7 +68,8 @@ def matmul_rate(size: int) -> float:
 class LoopBenchmark:
     """Compares the project's training loop with the handwritten one, alternating between them.
 
-    On a CPU the project's loop runs in one process per core with one thread each. The handwritten
+    On a CPU the project's loop runs in one process per core with one thread each, on a GPU in one process
+    with as many trial threads as a search has. The handwritten
     loop runs in one process with all threads and the fastest number of loader processes.
     """
 
@@ -87,8 +105,11 @@ class LoopBenchmark:
             speed, *comparison = [result(f"fit.{recipe.name}.samples_per_second", "images/s", project)]
         yield from (speed, *comparison)
         rates, processes = (speed.min, speed.median, speed.max), self.work.processes
-        note = f"{EPOCH_IMAGES:,} images, {processes} concurrent trials"
-        yield result("fit.epoch_seconds", "s", [EPOCH_IMAGES * processes / rate for rate in rates], note)
+        n_trials = processes * self.work.trial_threads
+        note = f"{EPOCH_IMAGES:,} images, {n_trials} concurrent trials"
+        yield result("fit.epoch_seconds", "s", [EPOCH_IMAGES * n_trials / rate for rate in rates], note)
+        if self.work.device == "cuda":
+            yield from self._measure_gpu(recipe)
         if self.work.device == "cpu":
             peak = sum(self.project.map(matmul_rate, [1024] * processes))
             flops = 3 * recipe.architecture.multiply_adds()  # a step takes three forward passes
@@ -96,8 +117,19 @@ class LoopBenchmark:
             yield result("fit.matmul_percent", "%", [100 * flops * rate / peak for rate in rates], note)
 
     def _project_rate(self, recipe: Recipe) -> float:
-        """Images per second of all processes."""
-        return sum(self.project.map(partial(project_rate, self.work), [recipe] * self.work.processes))
+        """Images per second of all concurrent training runs."""
+        rate = partial(project_rate, self.work, n_threads=self.work.trial_threads)
+        return sum(self.project.map(rate, [recipe] * self.work.processes))
+
+    def _measure_gpu(self, recipe: Recipe) -> Iterator[Result]:
+        """One training run alone, and the memory of concurrent ones."""
+        alone = [
+            self.project.submit(project_rate, self.work, recipe).result() for _ in range(self.work.rounds)
+        ]
+        yield result(f"fit.{recipe.name}.alone.samples_per_second", "images/s", alone, "one training run")
+        n = self.work.trial_threads
+        memory = self.project.submit(trial_memory, self.work, recipe, n).result()
+        yield result("gpu.memory_per_trial", "MiB", [memory], f"{n} concurrent trials")
 
     def _handwritten_rate(self, recipe: Recipe, steps: int, num_workers: int) -> float:
         return self.handwritten.submit(handwritten_rate, self.work, recipe, steps, num_workers).result()

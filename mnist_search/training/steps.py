@@ -172,6 +172,7 @@ def _memory_pool() -> Any:
 
 
 def free_memory() -> None:
-    """Return the unused memory of this process to the GPU, while no thread captures."""
+    """Return the memory of this thread's graphs and the unused memory of the process to the GPU."""
     with CAPTURE_LOCK:
+        vars(_thread).clear()
         torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 from dataclasses import replace
@@ -13,10 +14,10 @@ import torch
 from support import MLFLOW_WARNINGS
 
 from experiments import BASELINES
-from mnist_search.bench import overhead, reference
+from mnist_search.bench import overhead, reference, suite
 from mnist_search.bench.handwritten_loop import PilDigits, baseline_transforms, handwritten_loop
 from mnist_search.bench.measurement import ratio_result, result, start_processes
-from mnist_search.bench.studies import handwritten_study
+from mnist_search.bench.studies import handwritten_study, ratio_note
 from mnist_search.data.dataset import Digits
 from mnist_search.training.model import MEAN, STD
 from search_space.training_config import Augmentation
@@ -127,3 +128,20 @@ def test_bench_prints_stable_names(command, mnist_dir):
     assert results.keys() >= STABLE_NAMES
     assert all(each["min"] <= each["median"] <= each["max"] for each in results.values())
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_ratio_of_one_worker_is_explained():
+    assert ratio_note([1], 1) == "1 by definition: one core, so one worker"
+    assert ratio_note([1, 2], 1) == "1 by definition: one worker was faster than 2"
+    assert ratio_note([1, 2], 2) == "2 workers / 1"
+
+
+@pytest.mark.parametrize(("load", "warns"), [(0.5, False), (1.1, True)])
+def test_busy_machine_is_warned_about(monkeypatch, load, warns):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(suite, "usable_cores", lambda: 2)
+
+    warning = suite.busy_warning()
+
+    assert (warning is not None) == warns
+    assert not warns or "load average of 1.1 on 2 cores" in warning
