@@ -67,7 +67,7 @@ def baseline_rows(reproduced: Sequence[SeedStatistics] = ()) -> list[Row]:
 def published_rows() -> list[Row]:
     """A row per network that others published; none of the accuracies is a mean over several seeds."""
     rows = []
-    for network in json.loads(files("experiments").joinpath("published.json").read_text()):
+    for network in json.loads(files("experiments").joinpath("published.json").read_text("utf-8")):
         row = _row(network["name"], "published") | {key: network[key] for key in ("parameters", "epochs")}
         reported = f"{network['rule']}; {network['source']}"
         rows.append(row | {"reported": reported, "reported_test_accuracy": network["test_accuracy"]})
@@ -99,20 +99,23 @@ def _row(name: str, kind: str, network: Architecture | None = None, results: Row
 
 
 def leaderboard(rows: Sequence[Row]) -> str:
-    """A Markdown table, the most accurate first: test means, then validation, then reported results."""
+    """A Markdown table, the most accurate first: by test mean, else validation, else reported accuracy."""
     lines = ["| network | parameters | accuracy | seeds | evidence |", "|---|--:|--:|--:|---|"]
-    for row in sorted(rows, key=_rank):
+    for row in sorted((row for row in rows if _accuracy(row) is not None), key=_rank):
         accuracy, evidence = _evidence(row)
         network = f"{row['name']} | {row['parameters'] or 0:,}"
         lines.append(f"| {network} | {accuracy} | {row['n_seeds'] or 1} | {evidence} |")
     return "\n".join(lines)
 
 
-def _rank(row: Row) -> tuple[int, float]:
-    for rank, name in enumerate(("test_accuracy_mean", "val_accuracy", "reported_test_accuracy")):
-        if row[name] is not None:
-            return rank, -row[name]
-    return 3, 0.0
+def _accuracy(row: Row) -> float | None:
+    """The accuracy with the best evidence; None for a study without a complete trial."""
+    measures = ("test_accuracy_mean", "val_accuracy", "reported_test_accuracy")
+    return next((row[name] for name in measures if row[name] is not None), None)
+
+
+def _rank(row: Row) -> tuple[float, int]:
+    return -round(_accuracy(row) or 0.0, 5), row["parameters"] or 0  # as shown
 
 
 def _evidence(row: Row) -> tuple[str, str]:

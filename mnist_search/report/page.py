@@ -1,28 +1,41 @@
 """A study as one HTML page that loads nothing from the network."""
 
 import logging
+import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, StrictUndefined, Template
+from optuna import Study
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search import __version__
-from mnist_search.errors import DiskError, NotFound, UnusableConfiguration, first_line
+from mnist_search.errors import NotFound, UnusableConfiguration, first_line
 from mnist_search.evaluation.champion import champion
 from mnist_search.evaluation.statistics import final_rows
 from mnist_search.export.inference import evaluation_digits
-from mnist_search.records import percent
-from mnist_search.report.error_analysis import as_data_uri, plot_misclassified
-from mnist_search.report.plots import as_html, study_figures, trials_figure
+from mnist_search.files import write_file
+from mnist_search.records import StudyRecord, percent
+from mnist_search.report.comparison import published_rows, study_rows
+from mnist_search.report.error_analysis import confusion_rows, mistakes
+from mnist_search.report.network import blocks, drawing, notation, times
+from mnist_search.report.plots import accuracy_figure, as_html
+from mnist_search.report.result import study_result
+from mnist_search.report.study_plots import (
+    COORDINATES,
+    curves_figure,
+    history_figure,
+    importance_figure,
+    importances,
+    parallel_figure,
+)
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import TrackingConfig
-from mnist_search.tracking.figures import confusion
-from mnist_search.training.evaluate import confusion_matrix, evaluate
+from mnist_search.training.evaluate import evaluate
 from mnist_search.training.model import load_network
 
 logger = logging.getLogger(__name__)
@@ -48,10 +61,7 @@ def log_report(
     store = Store.open(storage, write=tracking is not None)
     html = render_report(store, study, data_dir)
     if output is not None:
-        try:
-            output.write_text(html)
-        except OSError as error:
-            raise DiskError(f"cannot write {output}: {error}; name another file with --output") from error
+        write_file(output, html, "name another file with --output")
     if tracking is None:
         return
     from mlflow.exceptions import MlflowException  # MLflow, a second to import
@@ -68,49 +78,75 @@ def log_report(
 
 
 def render_report(store: Store, study: str, data_dir: Path | None) -> str:
-    """The page: finals, champion, misclassified images, figures, trials that did not complete.
+    """The page: result, finals, figures, network, trials, and mistakes of the best network.
 
-    The champion is evaluated on the test set only if finals already did so.
+    The best network is evaluated on the test set only if finals already did so.
 
     Raises:
         NotFound: no such study, or no complete trial.
-        Unavailable: no images to evaluate the champion on.
+        Unavailable: no images to evaluate the network on.
     """
     search_study = SearchStudy.open(store, study)
     record = search_study.record()
     if record.best is None:
         raise NotFound(f"study {study!r} has no complete trial to report; see mnist-search status {study}")
-    figures = {"Accuracy against parameters": trials_figure(record)} | study_figures(search_study.study)
-    template = files("mnist_search.report").joinpath("page.html").read_text()
-    page = Environment(autoescape=True, trim_blocks=True).from_string(template)
-    return page.render(
+    finals = final_rows(store, record) or []
+    has_templates = "fixed_params" in search_study.study.get_trials(deepcopy=False)[0].system_attrs
+    result = study_result(store, record, finals, has_templates=has_templates)
+    shares = importances(search_study.study)
+    return _template().render(
         record=record,
-        finals=final_rows(store, record),
-        figures=as_html(figures),
-        incomplete=[trial for trial in record.trials if trial.state in {"PRUNED", "FAIL"}],
-        percent=percent,
+        result=result,
+        finals=finals,
+        figures=_figures(store, search_study.study, record, shares),
+        params=record.config.space.describe(result.trial.params),
+        blocks=blocks(result.config.architecture),
+        notation=notation(result.config.architecture),
+        drawing=drawing(result.config.architecture),
         version=__version__,
-        **_champion(store, study, data_dir),
+        today=time.strftime("%Y-%m-%d"),
+        **_mistakes(store, study, data_dir),
     )
 
 
-def _champion(store: Store, study: str, data_dir: Path | None) -> dict[str, Any]:
-    """The template's values about the champion; none if its weights were not kept."""
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"percent": percent, "count": "{:,}".format, "times": times}
+    return environment.from_string(files("mnist_search.report").joinpath("page.html").read_text("utf-8"))
+
+
+def _figures(store: Store, study: Study, record: StudyRecord, shares: dict[str, float]) -> dict[str, str]:
+    """The figures as HTML by name; importance and parallel coordinates only if params vary."""
+    rows = study_rows(store.url, [record]) + published_rows()
+    figures = {
+        "accuracy": accuracy_figure(record, rows),
+        "history": history_figure(record),
+        "curves": curves_figure(record),
+    }
+    if shares:
+        figures["importance"] = importance_figure(shares)
+        figures["parallel"] = parallel_figure(study, list(shares)[:COORDINATES])
+    return {name: as_html(figure, with_script=name == "accuracy") for name, figure in figures.items()}
+
+
+def _mistakes(store: Store, study: str, data_dir: Path | None) -> dict[str, Any]:
+    """The template's values about the mistakes of the best network; none if its weights were not kept."""
     try:
         best = champion(store, study)
     except NotFound:  # run with --keep-models 0
-        return {}
+        return {"evaluated_on": None}
     except UnusableConfiguration as error:
-        logger.warning("the report has no champion: %s", error)
-        return {}
+        logger.warning("the report has no mistakes: %s", error)
+        return {"evaluated_on": None}
     measure, digits = evaluation_digits(best.card, data_dir)
-    evaluated_on = f"{len(digits):,} {'test' if measure == 'test_accuracy' else 'validation'} images"
     evaluation = evaluate(load_network(best.config.architecture, best.weights), digits)
-    counts = confusion_matrix(evaluation.predictions, digits.labels).numpy()
     return {
-        "champion": best,
+        "evaluated_on": "test images" if measure == "test_accuracy" else "validation images",
+        "images": len(digits),
+        "wrong": round((1 - evaluation.accuracy) * len(digits)),
         "accuracy": evaluation.accuracy,
-        "evaluated_on": evaluated_on,
-        "confusion": as_data_uri(confusion(counts, evaluated_on)),
-        "misclassified": as_data_uri(plot_misclassified(evaluation, digits)),
+        "confusion": confusion_rows(evaluation, digits),
+        "mistakes": mistakes(evaluation, digits),
     }

@@ -15,7 +15,7 @@ def row(name, kind, parameters, **values):
 
 
 ROWS = [
-    row("s4", "study", 3900, budget=4000, val_accuracy=0.99, test_accuracy_mean=0.991, high=0.992),
+    row("s4", "study", 3900, budget=4000, val_accuracy=0.99, test_accuracy_mean=0.991, low=0.989, high=0.992),
     row("s2", "study", 1990, budget=2000, val_accuracy=0.985),
     row("s8", "study", 7900, budget=8000, val_accuracy=0.989, test_accuracy_mean=0.9905),
     row("seed-1", "baseline", 7204, reported_test_accuracy=0.993, test_accuracy_mean=0.992, high=0.993),
@@ -48,14 +48,16 @@ def test_every_network_is_plotted_by_every_measure():
     figure = comparison_figure(ROWS)
 
     points = {
-        (trace.name, *point) for trace in figure.data for point in zip(trace.text, trace.y, strict=True)
+        (trace.name, *point)
+        for trace in figure.data
+        for point in zip(trace.text, trace.customdata, strict=True)
     }
-    assert ("studies: test, mean over seeds", "s4", 99.1) in points
-    assert ("studies: validation, used for selection", "s2", 98.5) in points
+    assert ("best of a study: test, mean over seeds", "s4", 99.1) in points
+    assert ("best of a study: validation, used for selection", "s2", 98.5) in points
     assert ("baselines as reported", "seed-1", 99.3) in points
     assert ("baselines reproduced: test, mean over seeds", "seed-1", 99.2) in points
     assert ("baselines, default training: test, mean over seeds", "seed-1, default training", 99.4) in points
-    assert ("published, mostly single runs", "other", 99.44) in points
+    assert ("published by others, mostly single runs", "other", 99.44) in points
     assert {shape.x0 for shape in figure.layout.shapes} == {2000, 4000, 8000}
 
 
@@ -68,18 +70,20 @@ def test_front_is_plotted_by_test_means_when_two_studies_have_them():
 
 
 def test_test_means_are_plotted_with_their_interval():
-    (studies,) = (t for t in comparison_figure(ROWS).data if t.name.startswith("studies: test"))
+    (studies,) = (t for t in comparison_figure(ROWS).data if t.name.startswith("best of a study: test"))
 
-    errors = dict(zip(studies.text, studies.error_y.array, strict=True))
-    assert errors == pytest.approx({"s4": 0.1, "s8": 0.0})
+    bars = zip(studies.text, studies.error_y.array, studies.error_y.arrayminus, strict=True)
+    intervals = {name: bar for name, *bar in bars}
+    assert intervals == {"s4": pytest.approx([0.2, 0.1]), "s8": [0, 0]}
 
 
-def test_leaderboard_ranks_test_means_before_validation_before_reported_results():
+def test_leaderboard_ranks_networks_by_accuracy_and_omits_studies_without_one():
     measured = {"epochs": 2, "seconds": 1.0, "device": "cpu", "trials": 5}
+    empty = row("empty", "study", None, budget=3000)
 
-    lines = leaderboard([network | measured for network in ROWS]).splitlines()[2:]
+    lines = leaderboard([network | measured for network in [empty, *ROWS]]).splitlines()[2:]
 
     names = [line.split("|")[1].strip() for line in lines]
-    assert names == ["seed-1, default training", "seed-1", "s4", "s8", "s2", "other"]
-    assert lines[-2] == "| s2 | 1,990 | 98.50 % | 1 | validation, best of 5 trials, 2 epochs |"
-    assert lines[-1].endswith("reported: one run |")
+    assert names == ["other", "seed-1, default training", "seed-1", "s4", "s8", "s2"]
+    assert lines[-1] == "| s2 | 1,990 | 98.50 % | 1 | validation, best of 5 trials, 2 epochs |"
+    assert lines[0].endswith("reported: one run |")
