@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from mnist_search.data.dataset import load_split, load_test
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
-from mnist_search.storage.finals import FinalsStudy, name_of_finals
+from mnist_search.storage.finals import BASELINE_FINALS, SUFFIX, FinalsStudy, name_of_finals
 from mnist_search.storage.tables import epochs, leases
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.model import count, load_network
@@ -31,11 +31,11 @@ def runs_of(folder, study="budget-1500", role="trial"):
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("mnist-search")
     runs = client.search_runs([experiment.experiment_id], max_results=10_000)
-    of_study = [r for r in runs if r.data.tags["study"] == study and r.data.tags["role"] == role]
+    name = study if study == BASELINE_FINALS else study.removesuffix(SUFFIX)
+    of_study = [r for r in runs if r.data.tags["study"] == name and r.data.tags["role"] == role]
     trials = {int(r.data.tags["trial"]): r for r in of_study}
     assert len(trials) == len(of_study), "two runs of one trial"
-    names = {study, study.removesuffix(".finals")}
-    (parent,) = (r for r in runs if r.data.tags["role"] == "study" and r.data.tags["study"] in names)
+    (parent,) = (r for r in runs if r.data.tags["role"] == "study" and r.data.tags["study"] == name)
     return trials, parent, client
 
 
@@ -61,6 +61,7 @@ def assert_sound(folder, *, trials, data_dir=None, tracked=True, study="budget-1
     if tracked:
         runs, parent, client = runs_of(folder, study)
         _assert_runs_agree(record, runs, parent, client, "val_")
+        _assert_series_agree(record, parent, client)
         _assert_models_agree(record, weights, parent, client)
     return record
 
@@ -154,13 +155,16 @@ def _assert_runs_agree(record, runs, parent, client, prefix):
     for trial in trained:
         run = runs[trial.number]
         assert run.info.run_id == trial.run_id
-        tags = {name: run.data.tags[name] for name in ("study.uid", "trial", "attempt", "trial.state")}
+        tags = {name: run.data.tags[name] for name in ("study.uid", "trial", "attempt", "state")}
         assert tags == {
             "study.uid": record.uid,
             "trial": str(trial.number),
             "attempt": trial.attempt or "",
-            "trial.state": trial.state,
+            "state": trial.state,
         }
+        assert "trial.state" not in run.data.tags
+        assert not run.data.params.keys() & run.data.metrics.keys()
+        assert run.data.metrics["epochs"] == trial.epochs
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         times = run.info.start_time / 1000, run.info.end_time / 1000
         for time, stored in zip(times, (trial.started, trial.completed), strict=True):
@@ -174,6 +178,22 @@ def _assert_points_agree(trial, client, prefix):
         history = client.get_metric_history(trial.run_id, name.replace("val_", prefix))
         points = sorted((point.step, point.timestamp, point.value) for point in history)
         assert points == [(m["epoch"], m["timestamp"], m[name]) for m in curve], name
+
+
+def _assert_series_agree(record, parent, client):
+    """The study's metrics have one point per finished trial."""
+    done = len(record.done)
+    steps = list(range(1, done + 1))
+    for name, last in (("trials_done", done), ("trained_epochs", record.trained_epochs)):
+        history = sorted(client.get_metric_history(parent.info.run_id, name), key=lambda point: point.step)
+        assert [point.step for point in history] == steps, name
+        assert history[-1].value == last, name
+    if record.best:
+        best = client.get_metric_history(parent.info.run_id, "best_val_accuracy")
+        values = {point.step: point.value for point in best}
+        assert len(values) == len(best)
+        assert values[done] == record.best.val_accuracy
+        assert sorted(values.values()) == [values[step] for step in sorted(values)]
 
 
 def _assert_models_agree(record, weights, parent, client):

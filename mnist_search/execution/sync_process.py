@@ -6,12 +6,13 @@ python -m mnist_search.execution.sync_process CONNECTION
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from mnist_search.errors import TryAgain, first_line
 from mnist_search.execution.config import RunConfig
 from mnist_search.execution.events import Message, ProcessEvent
 from mnist_search.execution.runtime import Channel, run_process
+from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.storage.tracked import TrackedStudy
 
@@ -35,7 +36,8 @@ class SyncLoop:
         from mnist_search.tracking.sync import StudySync  # MLflow
 
         assert config.mlflow is not None
-        self._channel = channel
+        self._config, self._channel = config, channel
+        self._has_synced_search = config.kind == "search"
         self._has_lock = self._has_failed = False
         self._delay = INTERVAL
         self._last_progress = time.monotonic()
@@ -73,6 +75,9 @@ class SyncLoop:
         except TryAgain:  # the sync process of another command
             return False
         try:
+            if not self._has_synced_search:
+                self._sync_killed_search()
+            self._has_synced_search = True
             self._sync.sync(status)
         except Exception as error:  # noqa: BLE001 - whatever happens to MLflow, the search goes on
             if not self._has_failed:
@@ -86,6 +91,22 @@ class SyncLoop:
             return False
         self._delay = min(max(INTERVAL, (time.process_time() - started) / MAX_SHARE), MAX_INTERVAL)
         return True
+
+    def _sync_killed_search(self) -> None:
+        """Write to MLflow how a search has ended whose command was killed: its runs are still running there."""
+        from mnist_search.tracking.sync import StudySync
+
+        config, name = self._config, self._study.search_name
+        if name is None or config.mlflow is None:
+            return
+        store = Store.open(config.storage, write=True)
+        study, tracked = SearchStudy.open(store, name), TrackedStudy(store, name)
+        with suppress(TryAgain), tracked.lock(0.1):  # the sync process of a search that runs has it
+            sync = StudySync(tracked, config.mlflow, config.data_dir, self._notify, self._on_progress)
+            if sync.parent_status() == "RUNNING":
+                study.queue.release_expired()
+                record = study.record()
+                sync.sync("FINISHED" if len(record.done) >= record.n_trials else "KILLED")
 
     def _notify(self, text: str) -> None:
         self._channel.send(Message(text))

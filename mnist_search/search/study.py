@@ -79,6 +79,7 @@ class SearchStudy:
             if KIND_ATTR in study.user_attrs:
                 raise StudyConflict(f"{name!r} is a study of finals; name another with --study NAME")
             if CONFIG_ATTR not in study.user_attrs and not study.trials:
+                studies.name_metrics(study, "validation accuracy")
                 study.set_user_attr(UID_ATTR, uuid.uuid4().hex)
                 study.set_user_attr(N_TRIALS_ATTR, n_trials or DEFAULT_TRIALS)
                 study.set_user_attr(CONFIG_ATTR, config.to_json())  # last: it marks a complete study

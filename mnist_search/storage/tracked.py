@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from contextlib import AbstractContextManager
-from typing import NamedTuple
+from contextlib import AbstractContextManager, suppress
+from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
+from mnist_search.errors import MnistSearchError, masked
 from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord
 from mnist_search.storage import finals, studies, tables
 from mnist_search.storage.database import Store
@@ -17,7 +20,7 @@ from mnist_search.storage.tables import epochs, tracked_runs, trials, weights
 from mnist_search.storage.weights import of_trial
 
 LOCATIONS_ATTR, REGISTERED_ATTR = "mlflow", "registered"
-"""Attributes of a study by tracking URI: its experiment and parent run; the run of the registered champion."""
+"""Attributes of a study by masked tracking URI: its experiment and parent run; the run of the registered champion."""
 
 
 class Location(NamedTuple):
@@ -25,6 +28,11 @@ class Location(NamedTuple):
 
     experiment_id: str
     parent_run_id: str
+
+
+def _by_masked_uri(study: optuna.Study, attribute: str) -> dict[str, Any]:
+    """The values of an attribute by masked tracking URI; older versions stored the password."""
+    return {masked(uri): value for uri, value in study.user_attrs.get(attribute, {}).items()}
 
 
 class TrackedStudy:
@@ -43,6 +51,11 @@ class TrackedStudy:
         search = studies.find(self._store, self.name.removesuffix(finals.SUFFIX))
         uid = search and finals.finals_uid(str(search.user_attrs.get(UID_ATTR)))
         return search if uid == self.uid else None
+
+    @property
+    def search_name(self) -> str | None:
+        """The search study of the parent run; None for the finals of the baselines."""
+        return self._search.study_name if self._search else None
 
     def lock(self, busy_seconds: float) -> AbstractContextManager[None]:
         """Hold the right to write this study to MLflow; TryAgain if another process has it for longer."""
@@ -76,25 +89,25 @@ class TrackedStudy:
 
     def location(self, tracking_uri: str) -> Location | None:
         """The remembered experiment and parent run."""
-        stored = (self._search or self._study).user_attrs.get(LOCATIONS_ATTR, {}).get(tracking_uri)
+        stored = _by_masked_uri(self._search or self._study, LOCATIONS_ATTR).get(masked(tracking_uri))
         return Location(**stored) if stored else None
 
     def remember(self, tracking_uri: str, location: Location) -> None:
         """Remember the experiment and the parent run."""
-        if self.location(tracking_uri) != location:
-            study = self._search or self._study
-            stored = study.user_attrs.get(LOCATIONS_ATTR, {})
-            study.set_user_attr(LOCATIONS_ATTR, stored | {tracking_uri: location._asdict()})
+        study = self._search or self._study
+        locations = _by_masked_uri(study, LOCATIONS_ATTR) | {masked(tracking_uri): location._asdict()}
+        if study.user_attrs.get(LOCATIONS_ATTR) != locations:
+            study.set_user_attr(LOCATIONS_ATTR, locations)
 
     def registered(self, tracking_uri: str) -> str | None:
         """The run whose model was registered and verified."""
-        run_id: str | None = self._study.user_attrs.get(REGISTERED_ATTR, {}).get(tracking_uri)
+        run_id: str | None = _by_masked_uri(self._study, REGISTERED_ATTR).get(masked(tracking_uri))
         return run_id
 
     def remember_registered(self, tracking_uri: str, run_id: str) -> None:
         """Remember that the model of a run is registered and verified."""
-        stored = self._study.user_attrs.get(REGISTERED_ATTR, {})
-        self._study.set_user_attr(REGISTERED_ATTR, stored | {tracking_uri: run_id})
+        stored = _by_masked_uri(self._study, REGISTERED_ATTR)
+        self._study.set_user_attr(REGISTERED_ATTR, stored | {masked(tracking_uri): run_id})
 
     def record_run(self, trial: TrialRecord, run_id: str, model_id: str | None) -> None:
         """Remember the run and the logged model of a trial."""
@@ -112,3 +125,18 @@ class TrackedStudy:
     def weights_of(self, trial: TrialRecord) -> bytes:
         """Weights of a trial as safetensors; UnusableConfiguration if they are missing or damaged."""
         return of_trial(self._store, trial.trial_id, f"trial {trial.number}")
+
+
+def logged_studies(url: str, tracking_uri: str) -> dict[str, Location]:
+    """Where the search studies of a store are in MLflow, by name, the latest last.
+
+    A store that cannot be read has none: links to MLflow never change the outcome of a command.
+    """
+    found = {}
+    with suppress(MnistSearchError, SQLAlchemyError, StorageInternalError, OSError):
+        store = Store.open(url)
+        for study in studies.mnist_search_studies(store):
+            location = TrackedStudy(store, study.study_name).location(tracking_uri)
+            if location is not None:
+                found[study.study_name] = location
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,5 +59,5 @@ def local_file(tracking_uri: str) -> Path | None:
             "--tracking-uri sqlite:///mlflow.db, or the URL of an MLflow server"
         ) from None
     if url.get_backend_name() == "sqlite" and url.database:
-        return Path(url.database).absolute()
+        return Path(os.path.realpath(url.database))  # as the path of a store
     return None

@@ -9,26 +9,31 @@ from mnist_search.search.samplers import trial_seed
 from mnist_search.tracking.runs import RunInfo
 from mnist_search.training.model import count, load_network
 
+LOGGED_AS_METRICS = ("num_params", "epochs")
+"""Runs are sorted by them; the trained epochs are fewer than those of the study if a trial was pruned."""
+
 
 def run_info(record: StudyRecord | FinalsRecord, trial: TrialRecord) -> RunInfo | None:
     """The values of a trial's run; None if its worker crashed before the params were suggested."""
     if isinstance(record, FinalsRecord):
         assert trial.task is not None
-        return final_run_info(record.name, trial.task)
+        return final_run_info(trial.task)
     config = record.config
     if trial.num_params is None or not config.space.distributions.keys() <= trial.params.keys():
         return None
-    seed = trial_seed(config, trial.number)
+    params = config.space.describe(trial.params)
+    for name in LOGGED_AS_METRICS:
+        params.pop(name)
     return RunInfo(
         role="trial",
         name=f"{record.name} trial {trial.number}",
-        params=config.space.describe(trial.params) | {"budget": config.budget, "trial_seed": seed},
-        tags={"study": record.name, "seed": str(config.seed)},
+        params=params | {"budget": config.budget, "trial_seed": trial_seed(config, trial.number)},
+        tags={"seed": str(config.seed)},
         layer_table=config.space.architecture(trial.params).layer_table(),
     )
 
 
-def final_run_info(study: str, task: FinalTask) -> RunInfo:
+def final_run_info(task: FinalTask) -> RunInfo:
     """The values of a final trial's run."""
     training = task.training
     params = {
@@ -38,7 +43,6 @@ def final_run_info(study: str, task: FinalTask) -> RunInfo:
         "evaluate": task.evaluate,
         "final_seed": task.seed,
         "round": task.round,
-        "epochs": training.epochs,
         "batch_size": training.batch_size,
         "optimizer": type(training.optimizer).__name__.lower(),
         "peak_lr": training.optimizer.lr,
@@ -50,7 +54,7 @@ def final_run_info(study: str, task: FinalTask) -> RunInfo:
         role="final",
         name=f"final {task.name} seed {task.seed}",
         params=params,
-        tags={"study": study, "seed": str(task.seed)},
+        tags={},
         layer_table=task.architecture.layer_table(),
     )
 

@@ -22,9 +22,13 @@ from mlflow.tracking import MlflowClient
 
 from mnist_search import __version__
 from mnist_search.records import EpochMetrics, State, TrialRecord
+from mnist_search.tracking.datasets import dataset_inputs
 
-ROLE_TAG, UID_TAG, ATTEMPT_TAG, NUMBER_TAG = "role", "study.uid", "attempt", "trial"
-PARENT_TAG = "mlflow.parentRunId"
+ROLE_TAG, UID_TAG, ATTEMPT_TAG, NUMBER_TAG, STUDY_TAG = "role", "study.uid", "attempt", "trial", "study"
+PARENT_TAG, COMMIT_TAG = "mlflow.parentRunId", "mlflow.source.git.commit"
+
+OLD_STATE_TAG = "trial.state"
+"""Older versions wrote the state of a trial twice."""
 
 ARTIFACTS_TAG = "artifacts"
 """``complete``, or ``missing`` if a later command must log artifacts of the ended run again."""
@@ -35,11 +39,12 @@ STATUS: Mapping[State, str] = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """An MLflow experiment with the parent run of one study."""
+    """An MLflow experiment with the parent run of one study, whose name its runs carry."""
 
     client: MlflowClient
     experiment_id: str
     parent_run_id: str
+    study: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,28 +141,37 @@ def is_deleted(run: Run) -> bool:
 
 
 def identity(tracking: Tracking, uid: str, trial: TrialRecord) -> dict[str, str]:
-    """Tags by which the run of a trial is found again."""
+    """Tags by which the run of a trial is found again, and the name of its study."""
     return {
         UID_TAG: uid,
         NUMBER_TAG: str(trial.number),
         ATTEMPT_TAG: trial.attempt or "",
         PARENT_TAG: tracking.parent_run_id,
+        STUDY_TAG: tracking.study,
     }
 
 
 def create_run(tracking: Tracking, uid: str, trial: TrialRecord, info: RunInfo) -> str:
     """Create the run of a trial, with the trial's start and without its params; the run's id."""
     tags = run_tags(info.role) | identity(tracking, uid, trial) | info.tags
-    tags |= {"version": trial.version or __version__, "state": "RUNNING", "trial.state": "RUNNING"}
+    tags |= {"version": trial.version or __version__, "state": "RUNNING"}
     run = tracking.client.create_run(tracking.experiment_id, milliseconds(trial.started), tags, info.name)
     return str(run.info.run_id)
 
 
 def log_info(tracking: Tracking, run_id: str, trial: TrialRecord, info: RunInfo) -> None:
-    """Log the params and their number; repeated calls change nothing."""
+    """Log params, number of parameters, data sets, hardware and software; repeated calls change nothing."""
     params = missing_params(tracking.client.get_run(run_id), info.params)
     num_params = Metric("num_params", trial.num_params or 0, milliseconds(trial.started), 0)
-    tracking.client.log_batch(run_id, [num_params], params)
+    versions = {"torch": trial.software.get("torch"), COMMIT_TAG: trial.software.get("commit")}
+    tags = {"device": trial.device} | versions
+    tracking.client.log_batch(run_id, [num_params], params, _tags(tags))
+    tracking.client.log_inputs(run_id, dataset_inputs(info.role))
+
+
+def _tags(values: Mapping[str, str | None]) -> list[RunTag]:
+    """The tags that have a value."""
+    return [RunTag(name, value) for name, value in values.items() if value]
 
 
 def log_epochs(tracking: Tracking, run_id: str, trial: TrialRecord, written: int) -> None:
@@ -177,20 +191,13 @@ def epoch_metrics(values: Mapping[str, float], prefix: str = "val") -> list[Metr
 
 def end_run(tracking: Tracking, run_id: str, trial: TrialRecord, artifacts: str) -> None:
     """Write the final state of a finished trial, with the trial's end; after all of its epochs."""
-    tags = {
-        "state": trial.state,
-        "trial.state": trial.state,
-        "reason": trial.reason,
-        ARTIFACTS_TAG: artifacts,
-    }
-    metrics: list[Metric] = []
+    tags = {"state": trial.state, "reason": trial.reason, ARTIFACTS_TAG: artifacts}
     last = trial.curve[-1] if trial.curve else EpochMetrics()
+    metrics = [Metric("epochs", trial.epochs, milliseconds(trial.completed), last.epoch)]
     if trial.test_accuracy is not None and trial.test_loss is not None and last.val_accuracy is None:
         results = {"test_accuracy": trial.test_accuracy, "test_loss": trial.test_loss}
-        metrics = epoch_metrics(results | {"epoch": last.epoch, "timestamp": last.timestamp})
-    tracking.client.log_batch(
-        run_id, metrics=metrics, tags=[RunTag(name, value) for name, value in tags.items() if value]
-    )
+        metrics += epoch_metrics(results | {"epoch": last.epoch, "timestamp": last.timestamp})
+    tracking.client.log_batch(run_id, metrics, tags=_tags(tags))
     tracking.client.set_terminated(run_id, STATUS[trial.state], milliseconds(trial.completed))
 
 
@@ -205,3 +212,28 @@ def delete_run(tracking: Tracking, run_id: str) -> None:
 def set_tags(tracking: Tracking, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
     tracking.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def remove_old_state(tracking: Tracking, run: Run) -> None:
+    """Delete the second tag with the state, which an older version wrote."""
+    if OLD_STATE_TAG in run.data.tags:
+        tracking.client.delete_tag(run.info.run_id, OLD_STATE_TAG)
+
+
+def is_run_of(run: Run, trial: TrialRecord) -> bool:
+    """Whether a run is that of the current attempt of a trial."""
+    tags = run.data.tags
+    has_number = tags.get(NUMBER_TAG) == str(trial.number)
+    if ATTEMPT_TAG in tags:
+        return has_number and tags[ATTEMPT_TAG] == (trial.attempt or "")
+    return is_old(trial) and (has_number or run.info.run_id == trial.run_id)  # version 0.1
+
+
+def is_old(trial: TrialRecord) -> bool:
+    """Whether version 0.1 trained the trial."""
+    return (trial.attempt or "0.1/").startswith("0.1/")
+
+
+def preference(run: Run) -> tuple[bool, bool]:
+    """Sort key: active runs first, then ended ones."""
+    return is_deleted(run), run.info.status not in STATUS.values()

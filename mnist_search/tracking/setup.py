@@ -17,7 +17,8 @@ from mnist_search import __version__
 from mnist_search.storage.tracked import Location, TrackedStudy
 from mnist_search.tracking import runs
 from mnist_search.tracking.config import TrackingConfig, local_file
-from mnist_search.tracking.runs import ROLE_TAG, UID_TAG, Tracking, run_tags
+from mnist_search.tracking.runs import ROLE_TAG, STUDY_TAG, UID_TAG, Tracking, run_tags
+from mnist_search.tracking.views import save_view
 
 CREATION_SECONDS = 120.0
 """How long to wait for another process that creates MLflow's database."""
@@ -44,14 +45,18 @@ def open_tracking(config: TrackingConfig, study: TrackedStudy) -> Tracking:
     run = runs.find_run(client, remembered.parent_run_id) if remembered else None
     run = run or _find_parent_run(client, parent.uid)
     if run is None:
-        tags = run_tags("study") | {UID_TAG: parent.uid, "study": parent.name, "version": __version__}
+        tags = run_tags("study") | {UID_TAG: parent.uid, STUDY_TAG: parent.name, "version": __version__}
         run = client.create_run(_experiment_id(client, config), tags=tags, run_name=parent.name)
     _restore(client, run)
     if record is not None:
         client.log_batch(run.info.run_id, params=runs.missing_params(run, _params(record.config)))
     location = Location(run.info.experiment_id, run.info.run_id)
     study.remember(config.tracking_uri, location)
-    return Tracking(client, location.experiment_id, location.parent_run_id)
+    tracking = Tracking(client, location.experiment_id, location.parent_run_id, parent.name)
+    if record is not None:
+        with runs.suppress_mlflow("INVALID_PARAMETER_VALUE"):  # a longer tag than this version accepts
+            save_view(tracking)
+    return tracking
 
 
 def create_database(file: Path) -> None:

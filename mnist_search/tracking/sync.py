@@ -6,6 +6,7 @@ by tags, so that an outage, a crash or a deletion in the UI is repaired by the s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.data import mnist
@@ -23,11 +23,13 @@ from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking import models, run_info, runs
 from mnist_search.tracking.config import Notify, TrackingConfig
-from mnist_search.tracking.figures import learning_curve
 from mnist_search.tracking.runs import UID_TAG, RunInfo, Tracking
 from mnist_search.tracking.setup import open_tracking
-from mnist_search.tracking.summary import leaderboard_csv, log_summary
+from mnist_search.tracking.summary import StudySeries, leaderboard_csv, log_summary
 from mnist_search.training.device import CPU
+
+MODEL_SECONDS = 20.0
+"""A model takes seconds of CPU time: while a search improves, many networks are kept only briefly."""
 
 
 @dataclass
@@ -57,6 +59,7 @@ class StudySync:
         data_dir: the MNIST files, for the confusion matrix of a model; None for the cache.
         notify: receives what cannot be written, once each.
         on_progress: called after every write that no later pass repeats, and once MLflow has been opened.
+        model_seconds: how long a network must have been among the kept ones before its model is logged.
     """
 
     def __init__(
@@ -66,17 +69,21 @@ class StudySync:
         data_dir: Path | None,
         notify: Notify,
         on_progress: Callable[[], None] = lambda: None,
+        model_seconds: float = MODEL_SECONDS,
     ) -> None:
         self._study = study
         self._config = config
         self._data_dir = data_dir
         self._notify = notify
         self._on_progress = on_progress
+        self._model_seconds = model_seconds
+        self._kept_since: dict[int, float] = {}
         self._tracking: Tracking | None = None
-        self._has_opened = False
+        self._has_opened = self._has_adopted = False
         self._runs: dict[int, SyncedRun] = {}
         self._seen: object = None
         self._summary: object = None
+        self._series: StudySeries | None = None
         self._failed: dict[str, type[Exception]] = {}  # artifacts that MLflow cannot store
         self._val: Digits | None = None
 
@@ -94,9 +101,15 @@ class StudySync:
         """The run of a trial, after ``sync``."""
         return self._runs[trial.number].run_id
 
+    def parent_status(self) -> str:
+        """MLflow's status of the study's run."""
+        tracking = self.tracking
+        return str(tracking.client.get_run(tracking.parent_run_id).info.status)
+
     def reset(self) -> None:
         """Forget what MLflow has, after an error or before the last pass: the next pass reads it."""
         self._tracking, self._seen, self._summary, self._runs = None, None, None, {}
+        self._series, self._has_adopted = None, False
 
     def sync(self, status: str = "RUNNING") -> None:
         """Write what MLflow lacks, delete what the store lacks, and set the status of the study's run.
@@ -104,12 +117,14 @@ class StudySync:
         Raises:
             MlflowException, SQLAlchemyError, OSError, ImportError: MLflow or the store is unavailable.
         """
-        seen = (self._study.fingerprint(), status)
+        loggable = self._loggable(status)
+        seen = (self._study.fingerprint(), status, loggable)
         if seen == self._seen:
             return
         record = self._study.record()
-        if self._tracking is None:
+        if not self._has_adopted:
             self._adopt(record)
+            self._has_adopted = True
         for trial in record.trials:
             self._sync_run(record, trial)
         summary = (len(record.done), record.n_trials, status)
@@ -117,7 +132,7 @@ class StudySync:
             self._update_parent(record, status)
             self._summary = summary
         if isinstance(record, StudyRecord):
-            self._sync_models(record)
+            self._sync_models(record, loggable)
         for trial in record.trials:
             synced = self._runs.get(trial.number)
             if synced and (trial.run_id, trial.model_id) != (synced.run_id, synced.model_id):
@@ -127,11 +142,11 @@ class StudySync:
     def _adopt(self, record: StudyRecord | FinalsRecord) -> None:
         """Take over the runs and models that MLflow has, one for every trial, and delete the others."""
         role = "trial" if self._study.is_search else "final"
-        linked = [trial.run_id for trial in record.trials if trial.run_id and _is_old(trial)]
+        linked = [trial.run_id for trial in record.trials if trial.run_id and runs.is_old(trial)]
         found = runs.list_runs(self.tracking, self._study.uid, role, linked)
         lacking = [trial for trial in record.trials if trial.state != "WAITING"]
-        for run in sorted(found, key=_preference):
-            trial = next((trial for trial in lacking if _is_run_of(run, trial)), None)
+        for run in sorted(found, key=runs.preference):
+            trial = next((trial for trial in lacking if runs.is_run_of(run, trial)), None)
             if trial is not None:
                 lacking.remove(trial)
                 self._runs[trial.number] = self._adopt_run(trial, run)
@@ -144,8 +159,10 @@ class StudySync:
         run_id, tags, is_deleted = run.info.run_id, run.data.tags, runs.is_deleted(run)
         if is_deleted:
             self.tracking.client.restore_run(run_id)
-        if not {runs.ATTEMPT_TAG, UID_TAG} <= tags.keys():
-            runs.set_tags(self.tracking, run_id, runs.identity(self.tracking, self._study.uid, trial))
+        identity = runs.identity(self.tracking, self._study.uid, trial)
+        if not identity.items() <= tags.items():  # a run of an older version
+            runs.set_tags(self.tracking, run_id, identity)
+        runs.remove_old_state(self.tracking, run)
         return SyncedRun(
             run_id,
             trial.attempt or "",
@@ -193,9 +210,6 @@ class StudySync:
         runs.log_epochs(tracking, run_id, trial, synced.written)
         synced.written = trial.epochs
         if trial.is_finished:
-            log_curve = partial(_log_curve, client)
-            if trial.curve and not self._log_artifact(log_curve, run_id, trial, "learning_curve.png"):
-                synced.lacks_artifacts = True
             runs.end_run(tracking, run_id, trial, "missing" if synced.lacks_artifacts else "complete")
             synced.is_ended = True
             self._on_progress()
@@ -224,12 +238,23 @@ class StudySync:
             self._failed[name] = type(error)
         return name not in self._failed
 
-    def _sync_models(self, record: StudyRecord) -> None:
+    def _loggable(self, status: str) -> frozenset[int]:
+        """Ids of the trials whose models are logged: a better trial may soon replace one that is kept."""
+        now = time.monotonic()
+        self._kept_since = {key: self._kept_since.get(key, now) for key in self._study.kept_ids()}
+        is_end = status != "RUNNING"
+        return frozenset(
+            key for key, since in self._kept_since.items() if is_end or now - since >= self._model_seconds
+        )
+
+    def _sync_models(self, record: StudyRecord, loggable: frozenset[int]) -> None:
         """Log the networks whose weights the store keeps, and delete the others."""
         kept = self._study.kept_ids()
         for trial in record.trials:
             synced, is_kept = self._runs.get(trial.number), trial.trial_id in kept
             if not synced or not trial.is_finished or is_kept == bool(synced.model_id):
+                continue
+            if is_kept and trial.trial_id not in loggable:
                 continue
             if is_kept:
                 log, name = partial(self._log_model, record), f"{record.name}-trial-{trial.number}"
@@ -249,9 +274,8 @@ class StudySync:
             return  # a better trial has replaced it
         if self._val is None:
             folder = mnist.resolve_data_dir(self._data_dir)
-            mnist.verify(folder, mnist.TRAIN_FILES)
             self._val = load_split(folder, *record.config.split, CPU).val
-        tags = {"study": record.name, UID_TAG: record.uid}
+        tags = {runs.STUDY_TAG: record.name, UID_TAG: record.uid}
         self._runs[trial.number].model_id = models.log_pt2(
             self.tracking, run_id, network, self._val, name=name, step=trial.epochs, tags=tags
         )
@@ -259,6 +283,8 @@ class StudySync:
     def _update_parent(self, record: StudyRecord | FinalsRecord, status: str) -> None:
         client, parent = self.tracking.client, self.tracking.parent_run_id
         if isinstance(record, StudyRecord):
+            self._series = self._series or StudySeries(self.tracking)
+            self._series.log(record)
             log_summary(self.tracking, record)
             self._log_artifact(client.log_text, parent, leaderboard_csv(record), "leaderboard.csv")
         else:
@@ -267,26 +293,3 @@ class StudySync:
             client.set_terminated(parent, status)
         elif isinstance(record, StudyRecord):
             client.update_run(parent, status)
-
-
-def _log_curve(client: MlflowClient, run_id: str, trial: TrialRecord, name: str) -> None:
-    title = f"{trial.state.lower()}: {trial.epochs} epochs"
-    client.log_figure(run_id, learning_curve(trial.curve, title), name)
-
-
-def _is_run_of(run: Run, trial: TrialRecord) -> bool:
-    tags = run.data.tags
-    has_number = tags.get(runs.NUMBER_TAG) == str(trial.number)
-    if runs.ATTEMPT_TAG in tags:
-        return has_number and tags[runs.ATTEMPT_TAG] == (trial.attempt or "")
-    return _is_old(trial) and (has_number or run.info.run_id == trial.run_id)  # version 0.1
-
-
-def _is_old(trial: TrialRecord) -> bool:
-    """Whether version 0.1 trained the trial."""
-    return (trial.attempt or "0.1/").startswith("0.1/")
-
-
-def _preference(run: Run) -> tuple[bool, bool]:
-    """Sort key: active runs first, then ended ones."""
-    return runs.is_deleted(run), run.info.status not in runs.STATUS.values()

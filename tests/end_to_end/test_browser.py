@@ -183,3 +183,32 @@ def test_parent_run_shows_the_progress_of_the_study(page, address, trials, tmp_p
 
     page.get_by_text(f"{len(trials)} of {len(trials)}").first.wait_for()
     assert_not_blank(page, tmp_path / "parent.png")
+
+
+def test_link_of_ui_opens_the_trials_of_the_study_best_first(page, workdir, address, trials, tmp_path):
+    page.goto(link_of_ui(workdir, address))
+    page.get_by_role("link", name=f"{STUDY} trial {trials[0]['number']}", exact=True).wait_for()
+
+    for column in ("val_accuracy", "num_params", "epochs", "state"):
+        page.get_by_role("columnheader").filter(has_text=column).first.wait_for()
+    shown = names(page, len(trials))
+    accuracy = {f"{STUDY} trial {trial['number']}": trial["val_accuracy"] for trial in trials}
+    assert [accuracy[name] for name in shown] == sorted(accuracy.values(), reverse=True)
+    page.get_by_text("share key").wait_for(state="detached")  # the message of an invalid view
+    assert_not_blank(page, tmp_path / "view.png")
+
+
+def test_link_of_ui_opens_the_charts_of_the_study(page, workdir, address, tmp_path):
+    page.goto(f"{link_of_ui(workdir, address)}&compareRunsMode=CHART")
+
+    for title in ("Accuracy against parameters", "Learning curves", "Parallel Coordinates"):
+        page.get_by_text(title).first.wait_for()
+    assert_not_blank(page, tmp_path / "charts.png")
+
+
+def link_of_ui(workdir, address):
+    """The link to the study's runs that ``mnist-search ui`` has printed."""
+    (line,) = (line for line in (workdir / "ui.log").read_text().splitlines() if f"runs of {STUDY}:" in line)
+    link = line.split()[-1]
+    assert link.startswith(address)
+    return link

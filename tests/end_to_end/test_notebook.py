@@ -113,7 +113,7 @@ def test_notebook_searches_with_its_own_sampler_and_predicts(tmp_path):
     NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     _, search, shown, curves, prediction = [cell.outputs for cell in notebook.cells]
-    assert "trial   1 complete" in "".join(output.text for output in search)
+    assert "trial 1   complete" in "".join(output.text for output in search)
     assert shown[0].data["text/plain"].startswith("Study('budget-1500': 2 of 2 trials done, best ")
     assert curves[0].text == "(1, 2)\n"
     assert prediction[0].text == "True True\n"

@@ -8,10 +8,12 @@ import signal
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import Pipe
 
 import pytest
+import sqlalchemy as sa
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from support import MLFLOW_WARNINGS, free_port, mlflow_server
@@ -23,8 +25,11 @@ from mnist_search.execution.process import ModuleProcess
 from mnist_search.execution.runtime import Channel
 from mnist_search.execution.sync_process import SyncLoop
 from mnist_search.search.study import SearchStudy
+from mnist_search.storage.finals import FinalsStudy, finals_uid, name_of_finals
+from mnist_search.storage.tables import leases
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import local_file, make_tracking_config
+from mnist_search.tracking.sync import StudySync
 
 pytestmark = [MLFLOW_WARNINGS, pytest.mark.timeout(300)]
 
@@ -209,6 +214,38 @@ def test_server_that_fails_every_request_is_given_up(search_study, sync_config, 
         messages = run_to_the_end(sync_config(address))
 
     assert ["cannot write to MLflow" in text for text in messages] == [True, False]
+
+
+def test_finals_put_the_runs_of_a_killed_search_right(search_study, store, sync_config):
+    train(search_study)
+    config = sync_config()
+    run_to_the_end(config)
+    client = MlflowClient(config.mlflow.tracking_uri)
+    killed = start(search_study, epochs=1)
+    StudySync(TrackedStudy(store, "s"), config.mlflow, config.data_dir, pytest.fail).sync()
+    assert runs_in(client, "study")[0].info.status == "RUNNING"
+    with store.engine.begin() as connection:  # its worker has ended
+        connection.execute(sa.delete(leases).where(leases.c.owner == killed.owner))
+    finals = FinalsStudy.open_or_create(store, name_of_finals("s"), finals_uid(search_study.record().uid))
+
+    assert run_to_the_end(replace(config, kind="finals", study=finals.name)) == []
+
+    assert [run.info.status for run in runs_in(client)] == ["FINISHED"]
+    assert search_study.record().trials[1].state == "WAITING"
+
+
+def test_finals_leave_a_search_alone_that_runs(search_study, store, sync_config):
+    config = sync_config()
+    start(search_study, epochs=1)
+    tracked = TrackedStudy(store, "s")
+    StudySync(tracked, config.mlflow, config.data_dir, pytest.fail).sync()
+    finals = FinalsStudy.open_or_create(store, name_of_finals("s"), finals_uid(search_study.record().uid))
+
+    with tracked.lock(0):
+        run_to_the_end(replace(config, kind="finals", study=finals.name))
+
+    assert [run.info.status for run in stored_runs(config)] == ["RUNNING"]
+    assert search_study.record().trials[0].state == "RUNNING"
 
 
 @pytest.mark.soak

@@ -43,10 +43,11 @@ def messages():
 
 @pytest.fixture
 def make_sync(store, config, messages, mnist_dir):
-    """Make a StudySync, as a new process does."""
+    """Make a StudySync, as a new process does; it logs models without delay."""
     from mnist_search.tracking.sync import StudySync
 
-    def make(name="s", *, data_dir=mnist_dir, config=config):
-        return StudySync(TrackedStudy(store, name), config, data_dir, messages.append)
+    def make(name="s", *, data_dir=mnist_dir, config=config, model_seconds=0):
+        tracked = TrackedStudy(store, name)
+        return StudySync(tracked, config, data_dir, messages.append, model_seconds=model_seconds)
 
     return make

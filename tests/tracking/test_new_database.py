@@ -48,5 +48,5 @@ def assert_complete(client, outputs):
         assert run.data.tags["mlflow.parentRunId"] == parents[name].info.run_id
         assert (run.info.status, parents[name].info.status) == ("FINISHED", "FINISHED"), outputs
         assert len(points(client, run.info.run_id, "val_accuracy")) == 1
-        assert artifacts(client, run.info.run_id) == {"layers.txt", "learning_curve.png"}
+        assert artifacts(client, run.info.run_id) == {"layers.txt"}
         assert not any("MLflow" in output for output in outputs), outputs

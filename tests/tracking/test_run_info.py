@@ -33,7 +33,7 @@ def test_trial_without_params_has_no_run_info(search_study):
 
 
 def test_final_run_info_has_the_architecture_and_the_training():
-    info = final_run_info("s", final_task(seed=2))
+    info = final_run_info(final_task(seed=2))
 
     assert info.role == "final"
     assert (info.params["schedule"], info.params["final_seed"]) == ("plateau", 2)

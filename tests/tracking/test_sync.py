@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from hashlib import sha256
 
 import matplotlib as mpl
 import pytest
 import sqlalchemy as sa
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from optuna.trial import TrialState
 from support import MLFLOW_WARNINGS
 from tracked_trials import artifacts, contents, epoch_metrics, models_in, points, runs_in, start, train
 
+from mnist_search.data import mnist
 from mnist_search.tracking import run_info, runs
 from mnist_search.tracking.setup import open_tracking
 
@@ -23,7 +26,7 @@ def sync(make_sync):
     return make_sync()
 
 
-def test_run_has_tags_params_layer_table_and_learning_curve(search_study, sync, client):
+def test_run_has_tags_params_and_layer_table(search_study, sync, client):
     claim = train(search_study)
 
     sync.sync()
@@ -40,7 +43,7 @@ def test_run_has_tags_params_layer_table_and_learning_curve(search_study, sync, 
     assert tags["version"]
     assert run.data.params["budget"] == "1500"
     assert run.data.metrics["num_params"] == trial.num_params
-    assert artifacts(client, run.info.run_id) == {"layers.txt", "learning_curve.png"}
+    assert artifacts(client, run.info.run_id) == {"layers.txt"}
     assert (trial.run_id, sync.run_of(trial)) == (run.info.run_id, run.info.run_id)
 
 
@@ -54,7 +57,7 @@ def test_run_status_follows_the_trial_state(search_study, sync, client, state, s
 
     (run,) = runs_in(client)
     assert run.info.status == status
-    assert (run.data.tags["trial.state"], run.data.tags["reason"]) == (state, "why")
+    assert (run.data.tags["state"], run.data.tags["reason"]) == (state, "why")
 
 
 def test_run_written_an_hour_later_has_the_start_and_end_of_the_trial(search_study, store, sync, client):
@@ -181,7 +184,7 @@ def test_runs_without_content_become_one_complete_run(search_study, study, make_
     assert run.info.status == "FINISHED"
     assert run.data.params["budget"] == "1500"
     assert len(points(client, run.info.run_id, "val_accuracy")) == 2
-    assert artifacts(client, run.info.run_id) == {"layers.txt", "learning_curve.png"}
+    assert artifacts(client, run.info.run_id) == {"layers.txt"}
 
 
 def test_second_run_of_an_attempt_is_deleted_and_the_complete_one_kept(
@@ -279,12 +282,12 @@ def test_unchanged_study_is_not_written_again(search_study, sync, client):
     claim = train(search_study)
     sync.sync()
     (run,) = runs_in(client)
-    client.set_tag(run.info.run_id, "trial.state", "edited")
+    client.set_tag(run.info.run_id, "state", "edited")
     client.set_tag(run.data.tags["mlflow.parentRunId"], "trials", "edited")
 
     sync.sync()
 
-    assert client.get_run(run.info.run_id).data.tags["trial.state"] == "edited"
+    assert client.get_run(run.info.run_id).data.tags["state"] == "edited"
     assert runs_in(client, "study")[0].data.tags["trials"] == "edited"
     assert claim.trial.number == 0
 
@@ -315,13 +318,92 @@ def test_parent_run_has_one_point_per_finished_trial(search_study, make_sync, cl
     (parent,) = runs_in(client, "study")
     assert points(client, parent.info.run_id, "trials_done") == [(1, 1), (2, 2)]
     assert points(client, parent.info.run_id, "best_val_accuracy") == [(1, 0.5), (2, 0.6)]
+    assert points(client, parent.info.run_id, "trained_epochs") == [(1, 2), (2, 4)]
+
+
+def test_series_of_a_study_are_complete_after_an_outage_and_have_the_times_of_its_trials(
+    search_study, sync, client
+):
+    train(search_study, "PRUNED")
+    for accuracy in (0.7, 0.6):
+        train(search_study, accuracy=accuracy)
+    ends = [round(1000 * trial.completed.timestamp()) for trial in search_study.record().trials]
+
+    sync.sync()
+
+    (parent,) = runs_in(client, "study")
+    assert points(client, parent.info.run_id, "best_val_accuracy") == [(2, 0.7), (3, 0.7)]
+    assert points(client, parent.info.run_id, "trained_epochs") == [(1, 2), (2, 4), (3, 6)]
+    history = client.get_metric_history(parent.info.run_id, "trials_done")
+    assert [point.timestamp for point in history] == pytest.approx(ends, abs=1)
+
+
+def test_series_that_an_older_version_began_are_continued_without_a_second_point(
+    search_study, study, make_sync, config, client
+):
+    for _ in range(3):
+        train(search_study)
+    parent = open_tracking(config, study).parent_run_id
+    client.log_metric(parent, "trials_done", 2, timestamp=1, step=2)
+
+    make_sync().sync()
+
+    assert sorted(points(client, parent, "trials_done")) == [(1, 1), (2, 2), (3, 3)]
+    assert points(client, parent, "trained_epochs") == [(1, 2), (2, 4), (3, 6)]
+
+
+def test_run_has_data_set_device_and_software_and_no_fact_twice(search_study, sync, client):
+    train(search_study)
+
+    sync.sync()
+
+    (run,) = runs_in(client)
+    (data,) = run.inputs.dataset_inputs
+    sums = "".join(mnist.SHA256[name] for name in mnist.TRAIN_FILES)
+    assert data.dataset.digest == sha256(sums.encode()).hexdigest()[:16]
+    assert data.tags[0].value == "training"
+    software = search_study.record().trials[0].software
+    assert (run.data.tags["torch"], run.data.tags["device"]) == (software["torch"], "cpu")
+    assert run.data.tags.get("mlflow.source.git.commit") == software.get("commit")
+    assert run.data.metrics["epochs"] == 2
+    assert not run.data.params.keys() & run.data.metrics.keys()
+    assert "trial.state" not in run.data.tags
+
+
+def test_run_of_an_older_version_loses_its_second_state_and_gets_the_name_of_the_study(
+    search_study, make_sync, client
+):
+    train(search_study)
+    make_sync().sync()
+    (run,) = runs_in(client)
+    client.set_tag(run.info.run_id, "trial.state", "COMPLETE")
+    client.set_tag(run.info.run_id, "study", "another")
+
+    make_sync().sync()
+
+    tags = client.get_run(run.info.run_id).data.tags
+    assert "trial.state" not in tags
+    assert tags["study"] == "s"
+
+
+def test_runs_that_a_killed_command_left_running_are_put_right(search_study, make_sync, client):
+    finished, killed = start(search_study, epochs=2), start(search_study, epochs=1)
+    make_sync().sync()
+    assert [run.info.status for run in runs_in(client)] == ["RUNNING"] * 2
+    search_study.queue.finish(finished, TrialState.COMPLETE, (0.5,))
+    search_study.queue.release(killed)
+
+    make_sync().sync("FINISHED")
+
+    assert [run.info.status for run in runs_in(client)] == ["FINISHED"]
+    assert runs_in(client, "study")[0].info.status == "FINISHED"
 
 
 def test_figure_that_cannot_be_drawn_does_not_keep_the_run_open(
     search_study, sync, client, messages, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PATH", str(tmp_path))  # no LaTeX
-    train(search_study)
+    train(search_study, keep=1)
 
     with mpl.rc_context({"text.usetex": True}):
         sync.sync()
@@ -330,7 +412,7 @@ def test_figure_that_cannot_be_drawn_does_not_keep_the_run_open(
     assert run.info.status == "FINISHED"
     assert artifacts(client, run.info.run_id) == {"layers.txt"}
     assert len(messages) == 1
-    assert "learning_curve.png" in messages[0]
+    assert "s-trial-0" in messages[0]
 
 
 def test_artifacts_that_cannot_be_stored_hold_nothing_back_and_are_logged_later(
@@ -356,9 +438,8 @@ def test_artifacts_that_cannot_be_stored_hold_nothing_back_and_are_logged_later(
     (tmp_path / "mlartifacts").unlink()
     make_sync().sync("FINISHED")
 
-    files = {"layers.txt", "learning_curve.png"}
     for run in runs_in(client):
-        assert artifacts(client, run.info.run_id) == files | {"confusion_matrix.png"}
+        assert artifacts(client, run.info.run_id) == {"layers.txt", "confusion_matrix.png"}
         assert run.data.tags["artifacts"] == "complete"
     assert artifacts(client, parent.info.run_id) == {"leaderboard.csv"}
     assert len(models_in(client)) == 2

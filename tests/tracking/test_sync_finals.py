@@ -39,7 +39,9 @@ def test_finals_are_runs_of_role_final_below_the_parent_run_of_the_search(
     (run,), (parent,) = runs_in(client, "final"), runs_in(client, "study")
     tags = run.data.tags
     assert tags["mlflow.parentRunId"] == parent.info.run_id
-    assert (tags["study.uid"], tags["attempt"], tags["seed"]) == (finals.record().uid, claim.owner, "0")
+    assert (tags["study.uid"], tags["attempt"], tags["study"]) == (finals.record().uid, claim.owner, "s")
+    contexts = [tag.value for data in run.inputs.dataset_inputs for tag in data.tags]
+    assert sorted(contexts) == ["testing", "training"]
     assert run.info.run_name == "final trial 3 seed 0"
     assert points(client, run.info.run_id, "test_accuracy") == [(2, 0.93)]
     assert points(client, run.info.run_id, "test_loss") == [(2, 0.2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -42,6 +43,33 @@ def test_models_of_the_best_trials_only_are_kept(search_study, make_sync, client
     assert (kept.name, kept.tags["study"]) == ("s-trial-1", "s")
     assert not folder_of(first).exists()
     assert "confusion_matrix.png" in artifacts(client, kept.source_run_id)
+
+
+def test_model_is_logged_once_its_trial_has_been_kept_for_a_while_or_at_the_end(
+    search_study, make_sync, client
+):
+    sync = make_sync(model_seconds=3600)
+    train(search_study, accuracy=0.5, keep=1)
+
+    sync.sync()
+    assert models_in(client) == []
+    sync.sync("FINISHED")
+
+    assert [model.name for model in models_in(client)] == ["s-trial-0"]
+
+
+def test_pending_model_is_logged_when_its_time_has_come_without_any_other_change(
+    search_study, make_sync, client
+):
+    sync = make_sync(model_seconds=0.5)
+    train(search_study, keep=1)
+    sync.sync()
+
+    while not models_in(client):
+        time.sleep(0.1)
+        sync.sync()
+
+    assert len(models_in(client)) == 1
 
 
 def test_complete_model_is_adopted_and_the_others_of_its_trial_are_deleted(
