@@ -5,18 +5,34 @@ Every message is one line: what is wrong, why, and the next command.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+PASSWORDS = re.compile(
+    r"([a-z][\w+.-]*:?//[^\s:/?#@]*:)(?:\S*(?=@)|(?!\d+\b)[^@\n]*(?=@))"  # spaces, unless after a port
+    r"|([?&]\w*(?:password|token|secret)=)[^\s&'\"]+",
+    re.IGNORECASE,
+)
+"""A password in a URL, before the host or in the query."""
+
+
+def masked(text: str) -> str:
+    """The text with ``***`` in place of every password of a URL in it."""
+    return PASSWORDS.sub(r"\1\2***", text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 characters; its class if it has no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """The first line of an error's message, masked, at most 200 characters; its class if it has no message."""
+    return masked((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
 
 
 class MnistSearchError(Exception):
     """The work failed."""
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return masked(super().__str__())
 
 
 class UsageError(MnistSearchError):

@@ -6,7 +6,10 @@ import atexit
 import logging
 import os
 import sys
+import warnings
 from typing import NamedTuple
+
+from mnist_search.errors import masked
 
 
 class Setting(NamedTuple):
@@ -46,6 +49,24 @@ def set_defaults() -> None:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ["MPLBACKEND"] = "agg"  # figures are files; a notebook's backend may be missing here
+    if any(option.startswith("error") for option in sys.warnoptions):
+        restore_warning_filters()
+
+
+def restore_warning_filters() -> None:
+    """Use Python's default filters: as errors, warnings of libraries would end commands and workers."""
+    os.environ.pop("PYTHONWARNINGS", None)
+    warnings.resetwarnings()
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
+
+
+class MaskingFormatter(logging.Formatter):
+    """A formatter that hides passwords of URLs, also in tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The masked line."""
+        return masked(super().format(record))
 
 
 VERBOSE = "MNIST_SEARCH_VERBOSE"
@@ -56,8 +77,12 @@ def configure_logging(*, verbose: bool = False) -> None:
     """Log to stderr at level INFO if ``verbose``, in this process and in its child processes."""
     if verbose:
         os.environ[VERBOSE] = "1"
+    if logging.lastResort:
+        logging.lastResort.setFormatter(MaskingFormatter("%(message)s"))
     if VERBOSE in os.environ:
-        logging.basicConfig(format="%(asctime)s %(process)d %(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(MaskingFormatter("%(asctime)s %(process)d %(name)s: %(message)s"))
+        logging.basicConfig(handlers=[handler])
         logging.getLogger("mnist_search").setLevel(logging.INFO)
 
 

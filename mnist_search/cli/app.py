@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 import mnist_search
-from mnist_search.cli import evaluate, export, search, setup, show
+from mnist_search.cli import delete, evaluate, export, search, setup, show
 from mnist_search.cli.options import expand_groups, option
-from mnist_search.errors import MnistSearchError
+from mnist_search.cli.streams import discard_unwritable_output, is_end_of_reader, prepare_streams
+from mnist_search.errors import DiskError, MnistSearchError, TryAgain, first_line, masked
 from mnist_search.process_env import ExitWithoutTeardown, configure_logging, set_defaults
 
 app = typer.Typer(
@@ -31,7 +33,7 @@ PANELS = {
         *(show.status, show.studies, show.trials, show.best, show.explain),
         *(show.compare, show.leaderboard, show.report),
     ),
-    "Setup": (setup.data, setup.init, setup.ui, setup.bench),
+    "Setup": (setup.data, setup.init, setup.ui, setup.bench, delete.delete),
 }
 
 for panel, verbs in PANELS.items():
@@ -59,26 +61,54 @@ def options(
 
 def main() -> None:
     """Entry point of the process: run the command line and exit with its code."""
+    prepare_streams()
     ending = ExitWithoutTeardown()
     ending.code = run_cli(sys.argv[1:])
     sys.exit(ending.code)
 
 
 def run_cli(argv: Sequence[str]) -> int:
-    """Run one verb and return its exit code; an error is one line on stderr."""
+    """Run one verb and return its exit code; an error is one line on stderr, with ``--debug`` its traceback."""
     set_defaults()
     try:
         code = app(argv or ["--help"], prog_name="mnist-search", standalone_mode=False)
         sys.stdout.flush()
-    except (MnistSearchError, typer.TyperException) as error:
-        if "--debug" in argv:
-            raise
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        typer.echo(f"mnist-search: {' '.join(message.split())}", err=True)
-        code = error.exit_code
     except typer.Abort:
         code = 130
-    except BrokenPipeError:  # the reader of stdout exited, such as head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except (Exception, SystemExit) as raised:
+        # Typer exits with 1 at a broken pipe, whichever it is
+        error = raised.__context__ if isinstance(raised, SystemExit) else raised
+        if not isinstance(error, Exception):
+            raise
+        discard_unwritable_output()
+        code = 0 if is_end_of_reader(error) else _show(error, debug="--debug" in argv)
     return code if isinstance(code, int) else 0
+
+
+def _show(error: Exception, *, debug: bool) -> int:
+    """Print an error to stderr; its exit code."""
+    if debug:
+        typer.echo(masked("".join(traceback.format_exception(error))), err=True)
+    message, code = _message(error)
+    typer.echo(f"mnist-search: {' '.join(masked(message).split())}", err=True)
+    return code
+
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+def _message(error: Exception) -> tuple[str, int]:
+    """The line for an error, and the exit code."""
+    if isinstance(error, typer.TyperException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, MnistSearchError):
+        return str(error), error.exit_code
+    reason = first_line(error)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return f"{reason}; free disk space, then run the same command again", DiskError.exit_code
+    if (database := sys.modules.get("mnist_search.storage.database")) and database.is_unavailable(error):
+        return (
+            f"the store is locked or disconnected ({reason}); run the same command again",
+            TryAgain.exit_code,
+        )
+    return f"{type(error).__name__}: {reason}; mnist-search --debug shows the traceback", 1

@@ -43,9 +43,7 @@ def champion(store: Store, study: str, trial: int | None = None) -> Champion:
     record = search_study.record()
     if trial is None and (final := final_evaluation(store, record)):
         return _champion(record, final.trial, final.weights(store), final.results())
-    selected = record.best if trial is None else record.trial(trial)
-    if selected is None:
-        raise NotFound(f"study {study!r} has no such trial; see mnist-search trials {study}")
+    selected = _selected(record, trial)
     kept_weights = search_study.queue.kept_weights()
     weights = kept_weights.get(selected.trial_id)
     if weights is None:
@@ -56,6 +54,26 @@ def champion(store: Store, study: str, trial: int | None = None) -> Champion:
         )
     results = {"val_accuracy": selected.val_accuracy, "trained_on": record.config.train_images}
     return _champion(record, selected, weights, results)
+
+
+def _selected(record: StudyRecord, number: int | None) -> TrialRecord:
+    """The trial with this number, or the best one; NotFound unless it is complete."""
+    if number is None:
+        if record.best is None:
+            raise NotFound(
+                f"study {record.name!r} has no complete trial yet ({len(record.done)} of {record.n_trials} "
+                f"trials done); continue it with mnist-search resume {record.name}"
+            )
+        return record.best
+    trial = record.trial(number)
+    if trial is None:
+        raise NotFound(f"study {record.name!r} has no trial {number}; see mnist-search trials {record.name}")
+    if trial.state != "COMPLETE":
+        raise NotFound(
+            f"trial {number} of study {record.name!r} is {trial.state}, and only complete trials have weights; "
+            f"see mnist-search trials {record.name}"
+        )
+    return trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mnist_search.errors import DiskError, UsageError
 from mnist_search.evaluation.champion import champion
-from mnist_search.export.formats import FORMATS, export_model, write_atomically
+from mnist_search.export.formats import FORMATS, export_model
 from mnist_search.export.model_card import markdown
+from mnist_search.files import write_file
 from mnist_search.storage.database import Store
 
 
@@ -42,7 +43,7 @@ def export_champion(
             raise DiskError(f"cannot create {folder}: {error}; name another with --output") from error
     digests: dict[str, str] = {}
     with suppress(OSError, ValueError, LookupError, TypeError):  # files of an earlier export remain valid
-        digests |= json.loads((folder / f"{card_name}.json").read_text())["sha256"]
+        digests |= json.loads((folder / f"{card_name}.json").read_text("utf-8"))["sha256"]
     suffixes = [f".{each}" for each in formats] or (list(FORMATS) if publish else [".pt2"])
     for suffix in suffixes:
         path = folder / f"{name}{suffix}"
@@ -51,5 +52,5 @@ def export_champion(
     card = network.card | {"sha256": digests}
     for suffix, text in {".json": json.dumps(card, indent=1), ".md": markdown(name, card)}.items():
         path = folder / f"{card_name}{suffix}"
-        write_atomically(path, f"{text}\n".encode())
+        write_file(path, f"{text}\n", "name another folder with --output")
         yield path

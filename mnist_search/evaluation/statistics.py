@@ -77,10 +77,10 @@ def _statistics(trials: Sequence[TrialRecord]) -> SeedStatistics:
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % confidence interval of the mean of at least two values, by Student's t."""
+    """95 % confidence interval of the mean of at least two accuracies, by Student's t, within 0 and 1."""
     center, standard_error = mean(values), stdev(values) / len(values) ** 0.5
     margin = float(stdtrit(len(values) - 1, 0.975)) * standard_error
-    return center - margin, center + margin
+    return max(0.0, center - margin), min(1.0, center + margin)
 
 
 def final_rows(store: Store, record: StudyRecord) -> list[dict[str, Any]] | None:

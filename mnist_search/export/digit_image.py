@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy.ndimage import center_of_mass
 
-from mnist_search.errors import UsageError
+from mnist_search.errors import UsageError, first_line
 
 IMAGE_SIZE, DIGIT_SIZE = 28, 20
 BACKGROUND_THRESHOLD = 0.25
@@ -40,21 +40,40 @@ def load_digit_image(path: Path) -> np.ndarray:
 
 
 def _open(path: Path) -> np.ndarray:
+    """Gray levels in [0, 1]."""
     try:
         with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UsageError(
-                    f"{path} has more than {MAX_PIXELS:,} pixels; name a smaller image of one digit"
-                )
-            upright = ImageOps.exif_transpose(image)
-            if "A" in upright.getbands() or "transparency" in upright.info:  # transparent is white
-                rgba = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-            return np.asarray(upright.convert("L"), np.float32) / 255
+            _check_size(image, path)
+            return _gray(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise UsageError(f"no image file {path}; name a PNG or JPEG file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"cannot read {path} as an image ({error}); name a PNG or JPEG file") from None
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged file raises any exception in Pillow
+        reason = first_line(error)
+        raise UsageError(f"cannot read {path} as an image ({reason}); name a PNG or JPEG file") from error
+
+
+def _check_size(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UsageError(f"{path} has more than {MAX_PIXELS:,} pixels; name a smaller image of one digit")
+
+
+def _gray(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):  # Pillow would clip at 255, not scale
+        return np.asarray(image, np.float32) / (2**16 - 1)
+    if image.mode in {"I", "F"}:
+        values = np.nan_to_num(np.asarray(image, np.float64)).clip(0)
+        return (values / _white(float(values.max()))).astype(np.float32)
+    if "A" in image.getbands() or "transparency" in image.info:  # transparent is white
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("L"), np.float32) / 255
+
+
+def _white(maximum: float) -> float:
+    """The level of white in an image without a fixed number of bits, from its highest level."""
+    return next((level for level in (1.0, 2.0**8 - 1, 2.0**16 - 1) if maximum <= level), maximum)
 
 
 def _frame(gray: np.ndarray) -> np.ndarray:

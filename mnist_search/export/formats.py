@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -17,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from mnist_search.errors import DiskError, UnusableConfiguration, first_line
+from mnist_search.errors import UnusableConfiguration, first_line
+from mnist_search.files import write_file
 from mnist_search.training.model import load_network
 from search_space import Architecture
 from search_space.serialization import from_dict, to_dict
@@ -40,7 +40,7 @@ def export_model(path: Path, architecture: Architecture, weights: bytes) -> str:
     """
     to_bytes, _ = _format(path)
     content = to_bytes(architecture, weights)
-    write_atomically(path, content)
+    write_file(path, content, "name another folder with --output")
     return hashlib.sha256(content).hexdigest()
 
 
@@ -50,22 +50,6 @@ def _format(path: Path) -> tuple[Writer, Reader]:
             f"unknown model format {path.suffix or path.name!r}; a file name ends in {', '.join(FORMATS)}"
         )
     return FORMATS[path.suffix]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step.
-
-    Raises:
-        DiskError: the file cannot be written; no partial file is left.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error}; name another folder with --output") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _exported_program(architecture: Architecture, weights: bytes) -> torch.export.ExportedProgram:
@@ -118,19 +102,33 @@ def read_model(path: Path) -> Classifier:
     """Read a file that ``export_model`` wrote.
 
     Raises:
-        UnusableConfiguration: no such file, damaged, or not written by mnist-search.
+        UnusableConfiguration: no such file, damaged, or no network for digits.
     """
     _, read = _format(path)
     if not path.is_file():
         raise UnusableConfiguration(f"no file {path}; write one with mnist-search export")
     try:
-        return read(path)
+        network = read(path)
+        _check_output(network)
     except ImportError as error:
         raise UnusableConfiguration(ONNX_MISSING) from error
-    except Exception as error:  # the library of a format raises anything on a damaged file
+    except Exception as error:  # the library of a format raises anything on a damaged or foreign file
         raise UnusableConfiguration(
             f"{path} is damaged or was not written by mnist-search ({first_line(error)}); export the network again"
         ) from error
+    return network
+
+
+@torch.no_grad()
+def _check_output(network: Classifier) -> None:
+    """Raise unless the network maps two images to ten logits each."""
+    output: object = network(torch.full((2, 1, 28, 28), 0.5))
+    if not isinstance(output, Tensor):
+        raise TypeError(f"it returns a {type(output).__name__} instead of a tensor of logits")
+    if output.shape != (2, 10) or not output.is_floating_point():
+        raise ValueError(
+            f"it returns {output.dtype} of shape {tuple(output.shape)} instead of (2, 10) logits"
+        )
 
 
 def _read_pt2(path: Path) -> nn.Module:
@@ -144,7 +142,10 @@ def _read_pt2(path: Path) -> nn.Module:
 def _read_onnx(path: Path) -> Classifier:
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(4)  # it would print its errors, too
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    if len(session.get_outputs()) != 1:
+        raise ValueError(f"it has {len(session.get_outputs())} outputs instead of one")
     return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
 
 

@@ -14,9 +14,10 @@ from torch import nn
 
 from mnist_search.data.dataset import Digits, load_split, load_test
 from mnist_search.data.mnist import resolve_data_dir
-from mnist_search.errors import MnistSearchError, UnusableConfiguration
+from mnist_search.errors import MnistSearchError, UnusableConfiguration, UsageError
 from mnist_search.export.digit_image import load_digit_image
 from mnist_search.export.formats import Classifier, read_model
+from mnist_search.files import read_text
 from mnist_search.training.evaluate import evaluate
 from mnist_search.training.model import count
 
@@ -72,30 +73,64 @@ def evaluation_digits(card: Mapping[str, Any], data_dir: Path | None) -> tuple[s
 def _read_card(file: Path) -> dict[str, Any]:
     for path in filter(Path.is_file, (file.with_suffix(".json"), file.with_name("card.json"))):
         try:
-            card = json.loads(path.read_text())
+            card = json.loads(read_text(path, "name another model file"))
         except ValueError as error:
             raise UnusableConfiguration(f"{path} is damaged: {error}; export the network again") from error
         if isinstance(card, dict) and "parameters" in card:
+            if damaged := _damaged_fields(card):
+                raise UnusableConfiguration(
+                    f"{path} has no valid {damaged[0]}; export the network again with its card"
+                )
             return card
     raise UnusableConfiguration(f"{file} has no model card; mnist-search export writes {file.stem}.json")
 
 
-@torch.no_grad()
-def predict_images(file: Path, images: Sequence[Path]) -> list[dict[str, Any]]:
-    """A row per image: the predicted digit, its probability and the probability of every digit.
+def _damaged_fields(card: Mapping[str, Any]) -> list[str]:
+    """Fields that ``verify_file`` needs and that are missing or of another type."""
+    measure = "val_accuracy" if card.get("test_accuracy") is None else "test_accuracy"
+    digests, split = card.get("sha256", {}), card.get("split")
+    is_valid = {
+        "parameters": isinstance(card["parameters"], int),
+        measure: isinstance(card.get(measure), int | float),
+        "sha256": isinstance(digests, dict) and all(isinstance(each, str) for each in digests.values()),
+        "split": measure == "test_accuracy" or _is_split(split),
+    }
+    return [name for name, valid in is_valid.items() if not valid]
+
+
+def _is_split(split: object) -> bool:
+    """Whether it is a number of training images, a number of validation images and a seed."""
+    match split:
+        case [int(train), int(val), int(seed)]:
+            return train >= 0 and 0 < val <= 60_000 - train and 0 <= seed < 2**32
+    return False
+
+
+def predict_images(file: Path, images: Sequence[Path]) -> tuple[list[dict[str, Any]], list[UsageError]]:
+    """A row per image, and the errors of the images that cannot be classified.
+
+    A row has the predicted digit, its probability and the probability of every digit, or ``error``.
 
     Raises:
         UnusableConfiguration: the model file is missing or damaged.
-        UsageError: an image is missing or shows no digit.
     """
     network = read_model(file)
-    pixels = torch.from_numpy(np.stack([load_digit_image(path) for path in images])).unsqueeze(1)
-    return [
-        {
-            "image": str(path),
-            "digit": int(row.argmax()),
-            "probability": float(row.max()),
-            "probabilities": [round(probability, 6) for probability in row.tolist()],
-        }
-        for path, row in zip(images, network(pixels).double().softmax(1), strict=True)
-    ]
+    rows, errors = [], []
+    for path in images:
+        row = {"image": str(path), "digit": None, "probability": None, "probabilities": None, "error": None}
+        try:
+            rows.append(row | _predict(network, load_digit_image(path)))
+        except UsageError as error:
+            errors.append(error)
+            rows.append(row | {"error": str(error)})
+    return rows, errors
+
+
+@torch.no_grad()
+def _predict(network: Classifier, image: np.ndarray) -> dict[str, Any]:
+    [probabilities] = network(torch.from_numpy(image)[None, None]).double().softmax(1)
+    return {
+        "digit": int(probabilities.argmax()),
+        "probability": float(probabilities.max()),
+        "probabilities": [round(probability, 6) for probability in probabilities.tolist()],
+    }

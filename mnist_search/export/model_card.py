@@ -13,7 +13,7 @@ from search_space.serialization import from_dict
 
 def markdown(name: str, card: Mapping[str, Any]) -> str:
     """The card of a champion as Markdown; ``name`` is that of its files."""
-    text = files("mnist_search.export").joinpath("model_card.md").read_text()
+    text = files("mnist_search.export").joinpath("model_card.md").read_text("utf-8")
     template = Environment(trim_blocks=True, undefined=StrictUndefined).from_string(text)  # noqa: S701 - no HTML
     configs = {key: from_dict(card[key]) for key in ("architecture", "training")}
     return template.render(dict(card) | configs, name=name)

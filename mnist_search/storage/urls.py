@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -12,9 +13,10 @@ from mnist_search.errors import UnusableConfiguration
 
 
 def parse_url(url: str) -> sa.URL:
-    """The URL of a SQLite file, with an absolute path, or of a PostgreSQL database, with its driver.
+    """The URL of a SQLite file, by its real path, or of a PostgreSQL database, with its driver.
 
-    Its ``str`` hides the password.
+    Symbolic links are resolved, so that a store has one name and one set of lock files. ``str`` of the
+    URL hides the password.
 
     Raises:
         UnusableConfiguration: not the URL of a store.
@@ -38,7 +40,7 @@ def parse_url(url: str) -> sa.URL:
         raise UnusableConfiguration(
             "a store in memory is lost with the process; use --storage sqlite:///FILE"
         )
-    return parsed.set(database=str(Path(parsed.database).absolute()))
+    return parsed.set(database=os.path.realpath(parsed.database))
 
 
 def sqlite_path(url: str) -> Path | None:

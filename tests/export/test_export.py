@@ -120,7 +120,7 @@ def test_champion_is_the_best_trial_before_finals(search_study, store):
 def test_champion_is_rejected_when_its_weights_were_not_kept(search_study, store):
     with pytest.raises(NotFound, match="of trial 0 were not kept; those of 1 were"):
         champion(store, search_study.name, trial=0)
-    with pytest.raises(NotFound, match="no such trial"):
+    with pytest.raises(NotFound, match="has no trial 7"):
         champion(store, search_study.name, trial=7)
 
 
