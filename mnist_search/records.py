@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
@@ -70,6 +70,7 @@ class TrialRecord:
         attempt: identifies the last attempt; None in a store of version 0.1.
         run_id, model_id: of its MLflow run and logged model.
         device: device and compute mode.
+        software: versions of torch and, in a checkout, of mnist-search, by ``torch`` and ``commit``.
         task: what a final trial trains; None for a trial of a search.
         test_accuracy, test_loss: of a final trial after the last epoch.
     """
@@ -97,6 +98,7 @@ class TrialRecord:
     task: FinalTask | None = None
     test_accuracy: float | None = None
     test_loss: float | None = None
+    software: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:

@@ -14,18 +14,19 @@ from mnist_search.cli import options as opt
 from mnist_search.cli.options import option
 from mnist_search.cli.output import print_rows
 from mnist_search.cli.show import load_studies
-from mnist_search.errors import MnistSearchError, NotFound
+from mnist_search.errors import MnistSearchError, NotFound, masked
 
 if TYPE_CHECKING:
     from mnist_search.evaluation.run_finals import FinalsResult
 
 SeedsOption = Annotated[int, option("Number of seeds per network.", min=1, max=100)]
 
-TEST_COLUMNS = ("test_accuracy_mean", "test_accuracy_sd", "low", "high", "worst", "seconds")
-FINAL_COLUMNS = ("name", "parameters", "val_accuracy", "epochs", "n_seeds", *TEST_COLUMNS)
+TEST_COLUMNS = ("test_accuracy_mean", "low", "high", "n_seeds")
+OTHER_COLUMNS = ("worst", "test_accuracy_sd", "epochs", "seconds")
+FINAL_COLUMNS = ("name", "parameters", *TEST_COLUMNS, "val_accuracy", *OTHER_COLUMNS)
 REPRODUCTION_COLUMNS = (
-    *("name", "parameters", "reported_test_accuracy", "epochs", "n_seeds", "best_epoch"),
-    *TEST_COLUMNS,
+    *("name", "parameters", "reported_test_accuracy", *TEST_COLUMNS, "best_epoch"),
+    *OTHER_COLUMNS,
 )
 
 
@@ -92,14 +93,13 @@ def _run(
     columns: tuple[str, ...],
 ) -> None:
     """Run finals and print them; exit with the code of a signal, or fail with failed trials."""
-    from mnist_search.execution.progress import make_reporter
     from mnist_search.search.stopping import StopConditions
 
     stop_conditions = StopConditions(timeout=opt.parse_duration(workers.timeout, "--timeout"))
     config = opt.run_config(study, workers, stores, stop_conditions=stop_conditions)
-    result = train(config, make_reporter=make_reporter)
+    result = train(config, make_reporter=workers.reporter())
     print_rows(result.rows, output_format, columns)
-    command = shlex.join(["mnist-search", *sys.argv[1:]])
+    command = masked(shlex.join(["mnist-search", *sys.argv[1:]]))
     if result.stop is not None:
         echo(f"stopped: {result.stop.reason}; continue with: {command}", err=True)
         if result.stop.signal:

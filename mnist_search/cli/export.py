@@ -61,11 +61,19 @@ def predict(
 ) -> None:
     """Classify images of handwritten digits, with the probability of every digit.
 
-    Images are preprocessed as MNIST: inverted if dark on light, cropped, scaled and centered.
+    Images are preprocessed as MNIST: inverted if dark on light, cropped, scaled and centered. The exit
+    code is 1 if some of them could not be read.
     """
     from mnist_search.export.inference import predict_images
 
-    columns = ("image", "digit", "probability", "probabilities")
-    print_rows(
-        predict_images(file, images), output_format, columns[:3] if output_format == "csv" else columns
-    )
+    rows, errors = predict_images(file, images)
+    if len(images) == len(errors) == 1:
+        raise errors[0]
+    columns = ["image", "digit", "probability"]
+    if output_format != "csv":
+        columns.append("probabilities")
+    if errors:
+        columns.append("error")
+    print_rows(rows, output_format, columns)
+    if errors:
+        raise MnistSearchError(f"{len(errors)} of {len(images)} images were not classified: {errors[0]}")

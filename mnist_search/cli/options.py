@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from typer import Argument, Option
 
+from mnist_search.cli import completion
 from mnist_search.errors import UsageError
 from mnist_search.process_env import DATA, EXPERIMENT, STORAGE, TRACKING, Setting
 
 if TYPE_CHECKING:
     from mnist_search.execution.config import RunConfig
+    from mnist_search.execution.run_study import ReporterFactory
     from mnist_search.tracking.config import TrackingConfig
 
 DEFAULT_STORAGE, DEFAULT_TRACKING = STORAGE.default, TRACKING.default
@@ -24,8 +26,15 @@ DEFAULT_STORAGE, DEFAULT_TRACKING = STORAGE.default, TRACKING.default
 Format: TypeAlias = Literal["table", "json", "csv"]
 
 
-def option(text: str, *names: str, setting: Setting | None = None, **settings: Any) -> Any:
-    """An option with a help text, and with the environment variables of ``setting``."""
+def option(
+    text: str, *names: str, setting: Setting | None = None, choices: Sequence[str] = (), **settings: Any
+) -> Any:
+    """An option with a help text, the environment variables of ``setting``, and choices to show and complete.
+
+    The verb checks a value of ``choices``, with a better message than Typer's.
+    """
+    if choices:
+        settings |= {"metavar": f"<{'|'.join(choices)}>", "autocompletion": completion.one_of(*choices)}
     return Option(*names, help=text, envvar=list(setting.variables) if setting else None, **settings)
 
 
@@ -39,7 +48,7 @@ def stored(default: str, text: str, *names: str, **settings: Any) -> Any:
     return option(text, *names, show_default=default, **settings)
 
 
-StudyArgument = Annotated[str, Argument(help="Name of the study.")]
+StudyArgument = Annotated[str, Argument(help="Name of the study.", autocompletion=completion.study)]
 FormatOption = Annotated[
     Format, option("Output format: a table, one JSON document, or CSV.", "--format", "-f")
 ]
@@ -54,7 +63,7 @@ DataOption = Annotated[Path | None, option(DATA_HELP, setting=DATA, show_default
 DepthOption = Annotated[str | None, stored("3:7", "Minimum and maximum number of blocks, LOW:HIGH.")]
 WidthOption = Annotated[str | None, stored("by budget", "Minimum and maximum number of channels, LOW:HIGH.")]
 DeviceOption = Annotated[
-    str, training("auto, cpu, mps, cuda for every GPU, or some as cuda:0,cuda:2.", "--device")
+    str, training("cuda is every GPU; name some as cuda:0,cuda:2.", "--device", choices=completion.DEVICES)
 ]
 
 
@@ -79,6 +88,24 @@ class WorkerOptions:
         training("Precision of training; auto is bf16 where the hardware computes in bf16 natively."),
     ] = "auto"
     timeout: Annotated[str | None, stopping("Stop after this time, such as 30m.")] = None
+    finish_running: Annotated[
+        bool,
+        stopping(
+            "At Ctrl-C, start no new trial and train the running ones to their end; a second Ctrl-C "
+            "releases them.",
+            "--finish-running",
+        ),
+    ] = False
+    progress: Annotated[
+        Literal["auto", "live", "plain", "none"],
+        option("Progress on stderr: a live table, lines, or messages only; auto is live on a terminal."),
+    ] = "auto"
+
+    def reporter(self) -> ReporterFactory:
+        """Makes the display of the progress."""
+        from mnist_search.execution.progress import make_reporter
+
+        return partial(make_reporter, mode=self.progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +150,7 @@ def run_config(study: str, workers: WorkerOptions, stores: StoreOptions, **argum
         jobs=parse_jobs(workers.jobs),
         device=workers.device,
         precision=workers.precision,
+        finish_running=workers.finish_running,
         storage=stores.storage,
         mlflow=stores.tracking(),
         data_dir=stores.data_dir,

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Exit, echo
 
+from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option, stored
+from mnist_search.cli.outcome import print_next_commands, print_result
 from mnist_search.cli.output import format_value, print_fields
-from mnist_search.cli.show import study_status
-from mnist_search.errors import MnistSearchError, UsageError
+from mnist_search.errors import UsageError, first_line, masked
 
 if TYPE_CHECKING:
     from experiments import StudyConfig
     from mnist_search.execution.config import RunConfig
+    from mnist_search.tracking.config import TrackingConfig
 
 BUDGET_HELP = "Maximum number of parameters; several budgets are searched in ascending order."
 WARM_START_HELP = (
@@ -36,9 +38,11 @@ def run(
     study: Annotated[str | None, option("Name of the study.", show_default="budget-BUDGET")] = None,
     epochs: Annotated[int | None, stored("15", "Epochs of a trial.", min=1, max=10_000)] = None,
     seed: Annotated[int | None, stored("0", "Seed of proposals, weights and batches.", min=0)] = None,
-    sampler: Annotated[str | None, stored("tpe", "Sampler: tpe, random or gp.")] = None,
+    sampler: Annotated[
+        str | None, stored("tpe", "Sampler, which proposes the trials.", choices=completion.SAMPLERS)
+    ] = None,
     pruner: Annotated[
-        str | None, stored("asha", "Pruner: asha, median, percentile, hyperband or none.")
+        str | None, stored("asha", "Pruner, which stops trials early.", choices=completion.PRUNERS)
     ] = None,
     fill: Annotated[bool | None, stored("fill", "Scale all widths to fill the budget.")] = None,
     depth: opt.DepthOption = None,
@@ -112,9 +116,12 @@ def resume(
 
 def enqueue(
     study: opt.StudyArgument,
-    baseline: Annotated[str | None, option("Name of a baseline, such as seed-001.")] = None,
+    baseline: Annotated[
+        str | None, option("Name of a baseline, such as seed-001.", autocompletion=completion.baseline)
+    ] = None,
     source: Annotated[
-        str | None, option("Study of the stored trial.", "--from", show_default="STUDY")
+        str | None,
+        option("Study of the stored trial.", "--from", show_default="STUDY", autocompletion=completion.study),
     ] = None,
     trial: Annotated[int | None, option("Number of a stored trial.", min=0)] = None,
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
@@ -124,21 +131,33 @@ def enqueue(
         raise UsageError(
             "enqueue takes either --baseline NAME or --trial NUMBER, optionally with --from STUDY"
         )
+    from experiments import BASELINES
     from mnist_search.search import warm_start
-    from mnist_search.search.study import SearchStudy
+    from mnist_search.search.study import SearchStudy, quiet_optuna
     from mnist_search.storage.database import Store
 
     store = Store.open(storage, write=True)
     search_study = SearchStudy.open(store, study)
     if baseline is not None:
-        params = warm_start.baseline_params(baseline)
+        params, given = warm_start.baseline_params(baseline), BASELINES[baseline].architecture.num_params()
     else:
-        params = warm_start.trial_params(SearchStudy.open(store, source or study).record(), trial or 0)
+        record = SearchStudy.open(store, source or study).record()
+        params = warm_start.trial_params(record, trial or 0)
+        given = record.config.space.architecture(params).num_params()
     projected = warm_start.project_to_space(search_study.config, params)
-    added = search_study.enqueue(projected)
     network = search_study.config.space.architecture(projected)
+    parameters = f"{network.num_params():,} parameters"
+    if given != network.num_params():
+        parameters += f" ({given:,} before the projection to the search space)"
+    if not search_study.config.parameter_budget.fits(projected):
+        raise UsageError(
+            f"a network of {parameters} is over the budget of {search_study.config.budget:,}; "
+            "enqueue a smaller one, or search with a larger --budget"
+        )
+    with quiet_optuna():
+        added = search_study.enqueue(projected)
     outcome = f"enqueued in {study}:" if added else f"{study} already has a trial of"
-    echo(f"{outcome} {network}, {network.num_params():,} parameters")
+    echo(f"{outcome} {network}, {parameters}")
     record = search_study.record()
     if added and len(record.done) >= record.n_trials:
         echo(f"the study is done; add a trial with: mnist-search resume {study} --trials +1", err=True)
@@ -146,7 +165,6 @@ def enqueue(
 
 def _execute(study: str, workers: opt.SearchOptions, stores: opt.StoreOptions, **arguments: Any) -> None:
     """Run a study, print its summary, and exit with the code of its outcome."""
-    from mnist_search.execution.progress import make_reporter
     from mnist_search.execution.run_study import run_study
     from mnist_search.search.stopping import StopConditions
 
@@ -157,18 +175,32 @@ def _execute(study: str, workers: opt.SearchOptions, stores: opt.StoreOptions, *
         patience=workers.patience,
     )
     run_config = opt.run_config(study, workers, stores, keep_models=workers.keep_models, **arguments)
-    result = run_study(run_config, make_reporter)
-    for name, value in study_status(result.record).items():
-        echo(f"{name.replace('_', ' '):15} {format_value(name, value)}")
+    result = run_study(run_config, workers.reporter())
+    print_result(result.record)
     signal = result.stop and result.stop.signal
     if run_config.mlflow:
         if result.n_finished and not signal:
             _log_report(run_config)
-        echo("compare runs with: mnist-search ui", err=True)
+        _print_link(result.record.name, stores.storage, run_config.mlflow)
     if result.stop and signal:
-        command = shlex.join(["mnist-search", *sys.argv[1:]])
+        command = masked(shlex.join(["mnist-search", *sys.argv[1:]]))
         echo(f"stopped by {result.stop.reason}; continue with: {command}", err=True)
         raise Exit(128 + signal)
+    print_next_commands(result.record, stores.storage)
+
+
+def _print_link(study: str, storage: str, mlflow: TrackingConfig) -> None:
+    """Print how to open the runs of a study in MLflow, on stderr."""
+    from mnist_search.cli.links import local_server, study_links
+    from mnist_search.tracking.config import local_file
+
+    is_local = local_file(mlflow.tracking_uri) is not None
+    server = local_server() if is_local else mlflow.tracking_uri
+    link = study_links(storage, mlflow.tracking_uri, server).get(study)
+    if is_local:
+        echo("compare runs with: mnist-search ui", err=True)
+    if link is not None and server.startswith("http"):
+        echo(f"runs in MLflow: {link}", err=True)
 
 
 def _log_report(config: RunConfig) -> None:
@@ -178,8 +210,8 @@ def _log_report(config: RunConfig) -> None:
     warn = partial(echo, err=True)
     try:
         log_report(config.storage, config.study, config.data_dir, tracking=config.mlflow, warn=warn)
-    except MnistSearchError as error:
-        warn(f"no report in MLflow: {error}")
+    except Exception as error:  # noqa: BLE001 - the search is done
+        warn(f"no report in MLflow: {first_line(error)}")
 
 
 def _print_dry_run(config: StudyConfig, name: str, n_trials: int) -> None:
@@ -221,13 +253,23 @@ def space(
         "architectures": space.num_architectures,
         "feasible_share": feasible,
         "near_budget_share": near,
-        "depth": "{}:{}".format(*space.depth),
-        "width": "{}:{}".format(*space.width),
+        "depth": "{} to {}".format(*space.depth),
+        "width": "{} to {}".format(*space.width),
     }
-    params = {name: str(distribution) for name, distribution in space.distributions.items()}
+    params = {name: _in_words(distribution) for name, distribution in space.distributions.items()}
     if output_format != "table":
         print_fields(document | {"params": params}, output_format)
         return
     print_fields(document | {"architectures": f"{space.num_architectures:.1e}"}, output_format)
     print("\nparams")
     print_fields(params, output_format)
+
+
+def _in_words(distribution: Any) -> str:
+    """The values of one of Optuna's distributions, such as ``4 to 30``."""
+    if hasattr(distribution, "choices"):
+        return ", ".join(format_value("", choice) for choice in distribution.choices)
+    values = f"{distribution.low:g} to {distribution.high:g}"
+    if distribution.log:
+        return f"{values} on a log scale"
+    return values if distribution.step in {None, 1} else f"{values} in steps of {distribution.step:g}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import socket
 import sys
 import tempfile
 from dataclasses import asdict
@@ -12,9 +14,13 @@ from typing import Annotated
 from typer import echo
 
 from mnist_search.cli import options as opt
+from mnist_search.cli.links import DEFAULT_PORT, local_server, study_links
 from mnist_search.cli.options import option
 from mnist_search.cli.output import print_fields, print_rows
-from mnist_search.errors import NotFound, UsageError
+from mnist_search.errors import MnistSearchError, NotFound, UsageError, masked
+
+MAX_LINKS = 5
+"""Studies whose links ``ui`` prints."""
 
 
 def data(data_dir: opt.DataOption = None, output_format: opt.FormatOption = "table") -> None:
@@ -36,11 +42,15 @@ def init(storage: opt.StorageOption = opt.DEFAULT_STORAGE, data_dir: opt.DataOpt
 
 
 def ui(
-    port: Annotated[int, option("Port to listen on.", min=1, max=65535)] = 5000,
+    port: Annotated[int, option("Port to listen on.", min=1, max=65535)] = DEFAULT_PORT,
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
     tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
 ) -> None:
-    """Serve the MLflow UI on localhost."""
+    """Serve the MLflow UI on localhost, and print links to the runs of the latest studies.
+
+    A link opens the runs of one study, the most accurate first; with &compareRunsMode=CHART at its
+    end, their charts.
+    """
     from mnist_search.tracking.config import local_file, make_tracking_config
 
     config = make_tracking_config(tracking_uri, "")
@@ -49,8 +59,14 @@ def ui(
         raise UsageError(f"the runs are on a server: open {uri} in a browser")
     if not path.exists():
         raise NotFound(f"no MLflow database {path}; mnist-search run creates it")
-    echo(f"MLflow:           http://127.0.0.1:{port}", err=True)
-    echo(f"Optuna dashboard: pip install optuna-dashboard && optuna-dashboard {storage}", err=True)
+    _check_port(port)
+    echo(f"MLflow:           {local_server(port)}", err=True)
+    for name, link in list(study_links(storage, uri, local_server(port)).items())[-MAX_LINKS:]:
+        echo(f"runs of {name}: {link}", err=True)
+    echo(
+        f"Optuna dashboard: pip install optuna-dashboard && optuna-dashboard {shlex.quote(masked(storage))}",
+        err=True,
+    )
     hosts = f"localhost:{port},127.0.0.1:{port}"
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
@@ -61,8 +77,28 @@ def ui(
     os.execv(sys.executable, command)  # noqa: S606 - signals must reach the server itself
 
 
+def _check_port(port: int) -> None:
+    """Raise MnistSearchError if another program listens on the port, or this user may not use it."""
+    with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # else a closed connection blocks the port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise MnistSearchError(
+                f"cannot listen on port {port}: {error.strerror}; choose another with --port"
+            ) from error
+
+
 def bench(
-    quick: Annotated[bool, option("One round of a small workload, about a minute.", "--quick")] = False,
+    quick: Annotated[
+        bool,
+        option(
+            "One round of a small workload: about a minute on two idle cores, minutes on a busy machine.",
+            "--quick",
+        ),
+    ] = False,
     device: opt.DeviceOption = "auto",
     data_dir: opt.DataOption = None,
     output_format: opt.FormatOption = "table",
@@ -72,12 +108,14 @@ def bench(
     Ratios compare with the training loop of the baselines (torchvision transforms, DataLoader, fp32)
     and with plain Optuna around that loop, alternating in one run. Run it on an idle machine.
     """
-    from mnist_search.bench.suite import describe_machine, measure
+    from mnist_search.bench.suite import busy_warning, describe_machine, measure
 
+    if warning := busy_warning():
+        echo(warning, err=True)
     results = []
     with tempfile.TemporaryDirectory(prefix="mnist-search-bench-") as folder:
         for result in measure(data_dir, device, Path(folder), quick=quick):
             echo(f"{result.name:40} {result.median:10.4g} {result.unit}", err=True)
             results.append(asdict(result))
     echo(describe_machine(device), err=True)
-    print_rows(results, output_format, ("name", "median", "unit", "min", "max", "note"))
+    print_rows(results, output_format, ("name", "median", "unit", "note", "min", "max"))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, echo
 
+from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option
 from mnist_search.cli.output import print_fields, print_json, print_rows
-from mnist_search.errors import DiskError, NotFound, UsageError
+from mnist_search.errors import NotFound, UsageError
+from mnist_search.files import read_text, write_file
 
 if TYPE_CHECKING:
     from mnist_search.records import StudyRecord
+
+COMPARED = ("name", "parameters", "reported_test_accuracy", "test_accuracy_mean", "val_accuracy", "kind")
+"""Columns of ``compare`` that come first in a table."""
+
+TrialColumn = Literal["number", "state", "num_params", "val_accuracy", "epochs", "seconds"]
+TrialState = Literal["complete", "pruned", "fail", "running", "waiting"]
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
 
@@ -31,15 +38,47 @@ def load_studies(storage: str, *names: str) -> list[StudyRecord]:
 
 
 def status(
-    study: Annotated[str | None, Argument(help="Name of the study.", show_default="the latest")] = None,
+    study: Annotated[
+        str | None,
+        Argument(help="Name of the study.", show_default="the latest", autocompletion=completion.study),
+    ] = None,
     *,
+    watch: Annotated[
+        bool,
+        option(
+            "Show a live table of a search that runs elsewhere, until the study is done.", "--watch", "-w"
+        ),
+    ] = False,
     read: opt.ReadOptions,
 ) -> None:
     """Show the progress of a study: its trials by state, its best trial."""
     records = load_studies(read.storage, *([study] if study else []))
     if not records:
         raise NotFound("the store has no studies; start one with mnist-search run --budget 8000")
-    print_fields(study_status(max(records, key=_last_start)), read.output_format)
+    record = max(records, key=_last_start)
+    if watch:
+        if read.output_format != "table":
+            raise UsageError("--watch shows a table; leave out --format, or leave out --watch")
+        record = _watch(read.storage, record.name)
+    print_fields(study_status(record), read.output_format)
+
+
+def _watch(storage: str, name: str) -> StudyRecord:
+    """Show a study until it is done."""
+    from mnist_search.cli.output import OutputConsole
+    from mnist_search.execution.watch import watch
+    from mnist_search.storage import database, leases, studies
+
+    store = database.Store.open(storage)
+    study = studies.load(store, name)
+
+    def read() -> tuple[StudyRecord, set[int]]:
+        record = studies.study_record(store, study)
+        is_running = any(trial.state == "RUNNING" for trial in record.trials)
+        statuses = leases.statuses(store) if is_running else {}
+        return record, {trial_id for trial_id, status in statuses.items() if status == "active"}
+
+    return watch(lambda: database.retry(read), OutputConsole())
 
 
 def _last_start(record: StudyRecord) -> float:
@@ -76,11 +115,35 @@ def studies(read: opt.ReadOptions) -> None:
     print_rows(rows, read.output_format, columns)
 
 
-def trials(study: opt.StudyArgument, read: opt.ReadOptions) -> None:
+def trials(
+    study: opt.StudyArgument,
+    *,
+    sort: Annotated[
+        TrialColumn | None,
+        option(
+            "Column to sort by: val_accuracy from the highest, others from the lowest.",
+            show_default="number, with --top val_accuracy",
+        ),
+    ] = None,
+    state: Annotated[
+        TrialState | None, option("Show trials of this state only.", show_default="all", case_sensitive=False)
+    ] = None,
+    top: Annotated[int | None, option("Show this many trials only.", min=1)] = None,
+    read: opt.ReadOptions,
+) -> None:
     """List the trials of a study."""
     columns = ("number", "state", "num_params", "val_accuracy", "epochs", "seconds", "reason", "architecture")
     [record] = load_studies(read.storage, study)
-    print_rows([record.row(trial) for trial in record.trials], read.output_format, columns)
+    rows = [record.row(t) for t in record.trials if state in {None, t.state.lower()}]
+    column = sort or ("val_accuracy" if top else "number")
+
+    def key(row: dict[str, Any]) -> tuple[bool, Any]:
+        value = row[column]
+        return value is None, -value if column == "val_accuracy" and value is not None else value or 0
+
+    # Without the key of a number, a state is compared with other texts only.
+    rows.sort(key=(lambda row: row["state"]) if column == "state" else key)
+    print_rows(rows[:top], read.output_format, columns)
 
 
 def best(study: opt.StudyArgument, read: opt.ReadOptions) -> None:
@@ -99,30 +162,35 @@ def explain(
     read: opt.ReadOptions,
 ) -> None:
     """Show a trial's layers, training configuration, learning curve and why it ended."""
+    from mnist_search.report.network import blocks, times
+
     [record] = load_studies(read.storage, study)
     trial = record.trial(number)
     if trial is None:
         raise NotFound(f"study {study!r} has no trial {number}; mnist-search trials {study} lists them")
     document = record.row(trial) | {"traceback": trial.traceback}
-    layers: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     if record.config.space.distributions.keys() <= trial.params.keys():
         config = record.config.space.decode(trial.params)
-        document |= record.config.space.describe(trial.params) | {"training": str(config.training)}
-        layers = [
+        document |= record.config.space.describe(trial.params) | {"epochs": trial.epochs}
+        rows = [
             {
-                "layer": repr(cost.layer),
-                "output": "x".join(map(str, cost.output_shape)),
-                "num_params": cost.num_params,
-                "multiply_adds": cost.multiply_adds,
+                "layers": block.layers,
+                "output": times(block.output_shape),
+                "num_params": block.num_params,
+                "multiply_adds": block.multiply_adds,
             }
-            for cost in config.architecture.costs()
+            for block in blocks(config.architecture)
         ]
     if read.output_format == "json":
-        print_json(document | {"layers": layers, "curve": [epoch.to_dict() for epoch in trial.curve]})
+        print_json(document | {"layers": rows, "curve": [epoch.to_dict() for epoch in trial.curve]})
         return
     print_fields(document, read.output_format)
-    print_rows(layers, read.output_format, ("layer", "output", "num_params", "multiply_adds"))
+    separate = partial(echo, nl=read.output_format == "table")
+    separate("")
+    print_rows(rows, read.output_format, ("layers", "output", "num_params", "multiply_adds"))
     curve = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
+    separate("")
     print_rows([epoch.to_dict() for epoch in trial.curve], read.output_format, curve)
 
 
@@ -148,9 +216,11 @@ def compare(
     if plot is not None:
         from mnist_search.report.plots import comparison_figure
 
-        with _disk_errors(plot, "name another file with --plot"):
-            plot.write_text(comparison_figure(rows).to_html())
-    print_rows(rows, read.output_format, comparison.COLUMNS)
+        write_file(plot, comparison_figure(rows).to_html(), "name another file with --plot")
+    columns: Sequence[str] = comparison.COLUMNS
+    if read.output_format == "table":  # a narrow terminal shows the first ones
+        columns = tuple(dict.fromkeys((*COMPARED, *columns)))
+    print_rows(rows, read.output_format, columns)
 
 
 def leaderboard(
@@ -167,12 +237,12 @@ def leaderboard(
     if file is None:
         echo(table)
         return
-    with _disk_errors(file, "name another file"):
-        before, begin, rest = file.read_text().partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not (begin and end):
-            raise UsageError(f"{file} has no leaderboard to replace; add the lines {BEGIN} and {END}")
-        file.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    advice = "name another file"
+    before, begin, rest = read_text(file, advice).partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UsageError(f"{file} has no leaderboard to replace; add the lines {BEGIN} and {END}")
+    write_file(file, f"{before}{BEGIN}\n{table}\n{END}{after}", advice)
 
 
 def _load_rows(storage: str, studies: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -184,14 +254,6 @@ def _load_rows(storage: str, studies: Sequence[str] = ()) -> list[dict[str, Any]
         if studies:
             raise
         return comparison.baseline_rows()  # there is no store yet
-
-
-@contextmanager
-def _disk_errors(file: Path, advice: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DiskError(f"cannot write {file}: {error}; {advice}") from error
 
 
 def report(

@@ -44,6 +44,7 @@ class RunConfig:
         mlflow: where runs are logged; None for nowhere.
         keep_models: number of trained networks to keep; None for all.
         warm_start: trials to enqueue first: templates in a new study, or baselines.
+        finish_running: whether the first Ctrl-C lets the running trials end.
         smaller_study: study of a smaller budget whose best trials are enqueued first.
         supervisor: the process of the command.
 
@@ -68,6 +69,7 @@ class RunConfig:
     keep_models: int | None = 5
     warm_start: WarmStart = "none"
     smaller_study: str | None = None
+    finish_running: bool = False
     stop_conditions: StopConditions = field(default_factory=StopConditions)
     supervisor: ProcessIdentity = field(default_factory=ProcessIdentity.current)
 

@@ -1,4 +1,4 @@
-"""Events that workers send to the supervisor."""
+"""Events that workers send to the supervisor, and its requests to them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mnist_search.errors import MnistSearchError
+
+STOP, FINISH_RUNNING = "stop", "finish running trials"
+"""Requests of the supervisor: release the trials and exit; claim no trial and exit when the running ones have ended."""
 
 
 class Event:
@@ -51,10 +54,16 @@ class Message(Event):
 
 @dataclass(frozen=True, slots=True)
 class Stop(Event):
-    """Why the workers stop before the study is done; ``signal`` is the number of the received one, if any."""
+    """Why the workers stop before the study is done.
+
+    Attributes:
+        signal: number of the received signal, if any.
+        finish_running: whether the running trials are trained to their end.
+    """
 
     reason: str
     signal: int | None = None
+    finish_running: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.data import mnist
-from mnist_search.devices import default_jobs, resolve_devices
+from mnist_search.devices import MAX_TRIALS_PER_GPU, default_jobs, resolve_devices
 from mnist_search.errors import (
     MnistSearchError,
     NoFinishedTrials,
@@ -107,7 +107,8 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
     # The sync process does not need the sampler, whose classes it might not be able to import.
     start_sync = partial(ModuleProcess, SYNC, replace(config, sampler=None)) if config.mlflow else None
     with make_reporter(read_record, n_jobs) as reporter:
-        supervisor = Supervisor(partial(ModuleProcess, WORKER), reporter, SyncRunner(start_sync))
+        start_worker, sync = partial(ModuleProcess, WORKER), SyncRunner(start_sync)
+        supervisor = Supervisor(start_worker, reporter, sync, config.finish_running)
         with supervisor.handling_signals():
             try:
                 stop = supervisor.run_workers(workers, config.stop_conditions.timeout)
@@ -119,13 +120,15 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
             record = retry(read_record)
             is_done = len(record.done) >= record.n_trials
             has_crashed = supervisor.restarts and not stop and not is_done
+            if is_done:  # the running trials were the last ones
+                stop = supervisor.stop
             supervisor.finish_sync("KILLED" if has_crashed or (stop and stop.signal) else "FINISHED")
     if has_crashed:
         raise TryAgain(
             f"workers crashed {supervisor.restarts} times; if the machine is short of memory, use fewer "
             "with --jobs, then run the same command again"
         )
-    return supervisor.stop
+    return supervisor.stop or stop
 
 
 def _checked(run_config: RunConfig) -> RunConfig:
@@ -172,7 +175,7 @@ def worker_configs(config: RunConfig, n_left: int) -> list[RunConfig]:
         return [config] * min(jobs, n_left)
     trials = [n_left // len(devices) + (i < n_left % len(devices)) for i in range(len(devices))]
     return [
-        replace(config, device=device, trial_threads=min(jobs, n))
+        replace(config, device=device, trial_threads=min(jobs, n, MAX_TRIALS_PER_GPU))
         for device, n in zip(devices, trials, strict=True)
         if n and jobs
     ]

@@ -18,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_search.errors import MnistSearchError
-from mnist_search.execution.events import Event, Message, ProcessEvent, WorkerFailed
+from mnist_search.execution.events import FINISH_RUNNING, Event, Message, ProcessEvent, WorkerFailed
 from mnist_search.execution.process import connect_to_parent
 from mnist_search.process_env import configure_logging, exit_without_teardown, set_defaults
 from mnist_search.storage.database import failure, retry
@@ -33,7 +33,8 @@ class Channel(logging.Handler):
 
     Attributes:
         terminated: whether a signal, rather than the supervisor, requested the stop.
-        request: the supervisor's last message.
+        is_finishing: whether the supervisor has requested to claim no more trials.
+        request: the supervisor's last other message.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -41,7 +42,7 @@ class Channel(logging.Handler):
         self._connection = connection
         self._send_lock, self._receive_lock = threading.Lock(), threading.Lock()
         self._stopping = False
-        self.terminated = False
+        self.terminated = self.is_finishing = False
         self.request: Any = None
 
     def send(self, event: Event) -> None:
@@ -58,12 +59,15 @@ class Channel(logging.Handler):
         self._stopping = self.terminated = True
 
     def poll(self, seconds: float) -> bool:
-        """Wait for a message of the supervisor, and whether one has arrived or the supervisor has exited."""
+        """Wait for a message of the supervisor, and whether it requests a stop or the supervisor has exited."""
         try:
             with self._receive_lock:
                 if not self._stopping and self._connection.poll(seconds):
-                    self.request = self._connection.recv()
-                    self._stopping = True
+                    message = self._connection.recv()
+                    if message == FINISH_RUNNING:
+                        self.is_finishing = True
+                    else:
+                        self.request, self._stopping = message, True
         except (EOFError, OSError):
             self._stopping = True
         return self._stopping

@@ -14,6 +14,8 @@ from typing import Any
 from mnist_search.errors import TryAgain
 from mnist_search.execution.config import RunConfig
 from mnist_search.execution.events import (
+    FINISH_RUNNING,
+    STOP,
     DeviceFailed,
     Event,
     Message,
@@ -52,7 +54,11 @@ class Supervisor:
 
     Attributes:
         start_process: starts a worker.
+        finish_running: whether the first SIGINT lets the running trials end; it does not count in ``signals``.
         training: connections of the workers that have started to train.
+        stop: why the workers release their trials.
+        finishing: why the workers claim no more trials.
+        unshown: stops that the reporter has not shown.
         signals: number of received signals.
         signalled: time of the first signal.
     """
@@ -60,11 +66,14 @@ class Supervisor:
     start_process: Callable[[RunConfig], ModuleProcess]
     reporter: ProgressReporter
     sync: SyncRunner = field(default_factory=SyncRunner)
+    finish_running: bool = False
     processes: dict[Connection, ModuleProcess] = field(default_factory=dict)
     training: set[Connection] = field(default_factory=set)
     restarts: int = 0
     finished: bool = False
     stop: Stop | None = None
+    finishing: Stop | None = None
+    unshown: list[Stop] = field(default_factory=list)
     signals: int = 0
     signalled: float = float("inf")
     failure: WorkerFailed | None = None
@@ -74,17 +83,34 @@ class Supervisor:
         """Start a worker."""
         process = self.start_process(config)
         self.processes[process.connection] = process
-        if self.stop:  # a signal arrived meanwhile
-            process.send("stop")
+        if self.finishing:  # a signal arrived meanwhile
+            process.send(FINISH_RUNNING)
+        if self.stop:
+            process.send(STOP)
 
     def request_stop(self, stop: Stop) -> None:
-        """Ask every worker to release its trial and exit."""
-        self.stop = self.stop or stop
+        """Ask every worker to release its trials and exit."""
+        if not self.stop:
+            self.stop = stop
+            self.unshown.append(stop)
         for process in self.processes.values():
-            process.send("stop")
+            process.send(STOP)
+
+    def request_finish(self, stop: Stop) -> None:
+        """Ask every worker to claim no more trials and to exit when its running ones have ended."""
+        self.finishing = stop
+        self.unshown.append(stop)
+        for process in self.processes.values():
+            process.send(FINISH_RUNNING)
+
+    def _show_stops(self) -> None:
+        """Show what a signal handler must not print."""
+        while self.unshown:
+            self.reporter.handle(self.unshown.pop(0))
 
     def poll(self) -> None:
         """Handle the events that arrive within POLL_SECONDS."""
+        self._show_stops()
         sync = {self.sync.process.connection} if self.sync.process else set()
         for connection in wait([*self.processes, *sync], timeout=POLL_SECONDS):
             assert isinstance(connection, Connection)
@@ -123,7 +149,7 @@ class Supervisor:
             case WorkerFailed():
                 self.failure = self.failure or event
                 self._close(connection)
-                self.request_stop(Stop(str(event.error)))
+                self.request_stop(Stop("a worker has failed"))
             case DeviceFailed(error, n_trials):
                 config = self.processes[connection].config
                 self._close(connection)
@@ -132,8 +158,7 @@ class Supervisor:
             case ProcessEvent.OUT_OF_MEMORY:
                 self._close(connection)
                 self._reduce_workers()
-            case Stop(reason):
-                self.reporter.handle(Message(reason))
+            case Stop():
                 self.request_stop(event)
             case Message():
                 self._show_once(event)
@@ -172,7 +197,7 @@ class Supervisor:
 
     def _restart(self, config: RunConfig, what: str) -> None:
         """Start another worker in place of one that crashed, up to MAX_RESTARTS."""
-        if self.stop:
+        if self.stop or self.finishing:
             return
         self.restarts += 1
         action = "starting another" if self.restarts <= MAX_RESTARTS else "not restarting"
@@ -184,7 +209,8 @@ class Supervisor:
         """Run workers until no trial is left, they are stopped, or ``timeout`` seconds have passed.
 
         Returns:
-            None if no trial was left or too many workers have crashed, else why the workers stopped.
+            None if no trial was left or too many workers have crashed, else why the workers stopped or
+            claimed no more trials.
 
         Raises:
             MnistSearchError: the error of a worker, with its traceback as a note.
@@ -196,6 +222,7 @@ class Supervisor:
             self.poll()
             if time.monotonic() > deadline:
                 self.request_stop(Stop(f"the timeout of {timeout:g} s was reached"))
+        self._show_stops()
         deadline = time.monotonic() + STOP_SECONDS
         while self.processes and self.signals < 2 and time.monotonic() < deadline:
             self.poll()
@@ -203,7 +230,7 @@ class Supervisor:
         if self.failure:
             self.failure.error.add_note(self.failure.traceback)
             raise self.failure.error
-        return self.stop
+        return self.stop or self.finishing
 
     def finish_sync(self, status: str) -> None:
         """Wait until MLflow has what is left and the status of the study's run; after a signal, for seconds."""
@@ -231,11 +258,15 @@ class Supervisor:
     def handling_signals(self) -> Iterator[None]:
         """Stop at the first signal, kill the processes at the second; none is left at the end.
 
-        A third signal has its default effect: the store may be locked. Python allows signal handlers in
-        the main thread only.
+        A third signal has its default effect: the store may be locked. With ``finish_running``, a first
+        SIGINT comes before these. Python allows signal handlers in the main thread only.
         """
 
         def handle(number: int, _: Any) -> None:
+            is_first = self.finish_running and not (self.finishing or self.stop)
+            if is_first and number == signal.SIGINT and self.processes:
+                self.request_finish(Stop(signal.Signals(number).name, number, finish_running=True))
+                return
             self.signals += 1
             self.signalled = min(self.signalled, time.monotonic())
             if self.signals > 1:

@@ -70,6 +70,10 @@ class Worker:
     def _should_stop(self) -> bool:
         return self._is_ending or self._channel.should_stop
 
+    @property
+    def _may_claim(self) -> bool:
+        return not self._should_stop and not self._channel.is_finishing
+
     def run(self) -> None:
         """Run trials until none is left, a stop condition is met or the supervisor requests a stop.
 
@@ -80,7 +84,8 @@ class Worker:
         try:
             for n_left in range(self._config.trials_alone, 0, -1):
                 self._n_interrupted = n_left - 1
-                self._run_next(alone=True)
+                if self._may_claim:
+                    self._run_next(alone=True)
             self._n_interrupted = 0
             if self._n_threads == 1:
                 self._run_trials()
@@ -107,7 +112,7 @@ class Worker:
 
     def _run_trials(self) -> None:
         """Run one trial after the other, until none is left or the device has no memory for this thread's."""
-        while not self._should_stop:
+        while self._may_claim:
             is_only_thread = self._n_threads == 1
             try:
                 if self._run_next():

@@ -7,11 +7,9 @@ it, and no StudyConfig, so that no verb takes it for a search.
 from __future__ import annotations
 
 import uuid
-import warnings
 from collections.abc import Iterable
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState, create_trial
 
 from mnist_search.errors import StudyConflict
@@ -95,9 +93,7 @@ def create_study(store: Store, name: str, uid: str) -> optuna.Study:
         return study
     if study.trials or CONFIG_ATTR in study.user_attrs:
         raise StudyConflict(f"{name!r} is a study of another kind; delete or rename it with Optuna")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(["test_accuracy", "test_loss"])
+    studies.name_metrics(study, "test_accuracy", "test_loss")
     study.set_user_attr(UID_ATTR, uid)
     study.set_user_attr(KIND_ATTR, "finals")  # last: it marks a complete study
     return study

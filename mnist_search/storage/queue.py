@@ -24,7 +24,15 @@ from mnist_search.records import EpochMetrics
 from mnist_search.storage import leases, studies, tables, weights
 from mnist_search.storage.database import Store
 from mnist_search.storage.leases import ProcessIdentity
-from mnist_search.storage.studies import ATTEMPT_ATTR, N_TRIALS_ATTR, TASK_ATTR, UID_ATTR, VERSION_ATTR
+from mnist_search.storage.software import software
+from mnist_search.storage.studies import (
+    ATTEMPT_ATTR,
+    N_TRIALS_ATTR,
+    SOFTWARE_ATTR,
+    TASK_ATTR,
+    UID_ATTR,
+    VERSION_ATTR,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +73,7 @@ class TrialQueue:
         ``propose`` suggests every param of the trial, while no other worker can claim. Without it, only
         trials that were added to the study are claimed.
         """
+        versions = software()
         with self._store.lock("claim"):
             self._release_expired()
             trial = self._next_trial(may_add=propose is not None)
@@ -73,7 +82,7 @@ class TrialQueue:
             claim = Claim(trial, id_of(trial), uuid.uuid4().hex)
             self._incomplete.add(claim.owner)
             changes = leases.replacement(self._store, claim.trial_id, claim.owner, self._supervisor)
-            attributes = {ATTEMPT_ATTR: claim.owner, VERSION_ATTR: __version__}
+            attributes = {ATTEMPT_ATTR: claim.owner, VERSION_ATTR: __version__, SOFTWARE_ATTR: versions}
             self._execute(changes + _attribute_changes(claim.trial_id, attributes))
             if propose is not None:
                 propose(trial)

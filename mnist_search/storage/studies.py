@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 import sqlalchemy as sa
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments import StudyConfig
@@ -27,6 +29,9 @@ KIND_ATTR = "kind"
 ATTEMPT_ATTR, VERSION_ATTR, OVER_BUDGET_ATTR, TASK_ATTR = "attempt", "version", "over_budget", "task"
 """Attributes of a trial: owner of its last lease, version of mnist-search at that time, whether the budget
 rejected it before training, and what a final trial trains."""
+
+SOFTWARE_ATTR = "software"
+"""Attribute of a trial: the versions of torch and of the checkout in its last attempt."""
 
 
 def load(store: Store, name: str) -> optuna.Study:
@@ -49,6 +54,13 @@ def mnist_search_studies(store: Store) -> list[optuna.Study]:
     """Every search study of the store that mnist-search created, the latest last."""
     studies = (load(store, name) for name in optuna.get_all_study_names(store.storage))
     return [study for study in studies if CONFIG_ATTR in study.user_attrs]
+
+
+def name_metrics(study: optuna.Study, *names: str) -> None:
+    """Name the objectives of a study, for optuna-dashboard and for Optuna's figures."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(names))
 
 
 def stored_config(study: optuna.Study) -> StudyConfig:
@@ -130,6 +142,7 @@ def trial_record(trial: FrozenTrial, curve: Sequence[EpochMetrics], run: Mapping
         task=task,
         test_accuracy=test_accuracy,
         test_loss=test_loss,
+        software=attrs.get(SOFTWARE_ATTR, {}),
         **{name: attrs.get(name) for name in (ATTEMPT_ATTR, VERSION_ATTR, "reason", "device", "traceback")},
     )
 

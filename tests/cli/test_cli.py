@@ -17,7 +17,7 @@ from support import digest, empty_file, mlflow_database, newer_schema, text_file
 from experiments import BASELINES
 from mnist_search.cli.app import app, run_cli
 from mnist_search.cli.options import parse_bounds, parse_duration
-from mnist_search.errors import MnistSearchError, UsageError
+from mnist_search.errors import UsageError
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 
@@ -217,9 +217,12 @@ def test_unwritable_folder_is_a_disk_error(cli, tmp_path, mnist_dir):
     assert digest(tmp_path) == {}
 
 
-def test_debug_option_raises_the_error():
-    with pytest.raises(MnistSearchError, match="no study store"):
-        run_cli(["--debug", "status"])
+def test_debug_option_shows_the_traceback_and_keeps_the_exit_code(cli):
+    code, out, err = cli("--debug", "status")
+
+    assert (code, out) == (66, "")
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-1].startswith("mnist-search: no study store")
 
 
 def test_dry_run_prints_proposals_and_writes_nothing(cli, tmp_path):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sqlite3
 import sys
-import time
 from contextlib import closing
 
 import pytest
 from optuna.trial import TrialState
 
 from experiments import BASELINES
-from mnist_search.execution.events import Message, TrialEnded, TrialStarted
-from mnist_search.execution.progress import PlainReporter, RichReporter, make_reporter
-from mnist_search.records import FinalTask
+from mnist_search.execution.events import Message, Stop, TrialEnded, TrialEpoch, TrialStarted
+from mnist_search.execution.progress import (
+    LINE_SECONDS,
+    MessageReporter,
+    PlainReporter,
+    RichReporter,
+    make_reporter,
+)
+from mnist_search.records import EpochMetrics, FinalTask
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.storage.finals import FinalsStudy
@@ -31,34 +38,158 @@ def finish_trial(search_study):
     return claim.trial.number
 
 
-def test_time_left_is_unknown_before_the_first_finished_trial(search_study):
+def train(search_study, epochs, *, finish=None, seconds=60.0):
+    """Claim a trial and report some epochs of it; complete or pruned if ``finish`` says so."""
+    claim = search_study.claim()
+    for epoch in range(1, epochs + 1):
+        metrics = EpochMetrics(epoch=epoch, val_accuracy=0.9, val_loss=0.1, seconds=seconds)
+        search_study.queue.report(claim, metrics)
+    if finish is not None:
+        search_study.queue.finish(claim, finish, [0.9] if finish == TrialState.COMPLETE else None)
+    return claim
+
+
+def test_time_left_is_unknown_before_the_first_epoch(search_study):
     reporter = PlainReporter(search_study.record, 1)
 
     assert reporter.seconds_left() is None
+    assert "time left: unknown" in reporter.progress_line()
 
 
-def test_time_left_is_the_mean_time_per_trial_times_the_remaining_trials(search_study):
-    before = time.monotonic()
+def test_time_left_includes_the_epochs_of_running_trials(search_study):
     reporter = PlainReporter(search_study.record, 1)
-    created = time.monotonic()
-    for _ in range(2):
-        reporter.handle(TrialEnded(finish_trial(search_study), "FAIL", reason="test"))
+    claim = train(search_study, 1)
+    reporter.handle(TrialStarted(claim.trial.number, 1000, 2))
+    reporter.handle(TrialEpoch(claim.trial.number, 1, 0.9, 1000.0))
 
-    shortest = time.monotonic() - created
-    left = reporter.seconds_left()
+    line = reporter.progress_line()
 
-    assert shortest / 2 * 2 <= left <= (time.monotonic() - before) / 2 * 2
+    assert reporter._update().seconds_left == 7 * 60  # 4 trials of 2 epochs, one epoch is trained
+    assert re.fullmatch(
+        r"0 of 4 trials done, 1 running, 1 of 8 epochs, elapsed \d+ s, about \d min left", line
+    )
 
 
-def test_released_trial_counts_neither_as_finished_nor_for_the_estimate(search_study, capsys):
+def test_time_left_is_never_zero_while_trials_run(search_study):
     reporter = PlainReporter(search_study.record, 1)
-    claim = search_study.claim()
+    for _ in range(3):
+        train(search_study, 2, finish=TrialState.COMPLETE, seconds=1e-3)
+    claim = train(search_study, 2, seconds=1e-3)
+    reporter.handle(TrialStarted(claim.trial.number, 1000, 2))
+    reporter._read()
+    reporter.handle(TrialEpoch(claim.trial.number, 2, 0.9, 1000.0))
+
+    assert reporter.seconds_left() == 0.0
+    assert reporter.progress_line().endswith("less than 1 min left")
+
+
+def test_released_trial_is_not_finished_and_its_line_says_what_is_lost(search_study, capsys):
+    reporter = PlainReporter(search_study.record, 1)
+    claim = train(search_study, 1)
+    reporter.handle(TrialStarted(claim.trial.number, 1000, 2))
+    reporter.handle(TrialEpoch(claim.trial.number, 1, 0.9, 1000.0))
     search_study.queue.release(claim)
 
     reporter.handle(TrialEnded(claim.trial.number, "WAITING"))
 
-    assert reporter.seconds_left() is None
-    assert "released" in capsys.readouterr().err
+    assert "0 of 4 trials done, 0 running, 0 of 8 epochs" in reporter.progress_line()
+    assert "released  1 trained epochs are lost" in capsys.readouterr().err
+
+
+def test_stop_says_which_trials_are_released_and_what_that_costs(search_study, capsys):
+    reporter = PlainReporter(search_study.record, 2)
+    for number, epochs in ((3, 2), (7, 1)):
+        reporter.handle(TrialStarted(number, 1000, 2))
+        reporter.handle(TrialEpoch(number, epochs, 0.9, 1000.0))
+
+    reporter.handle(Stop("SIGINT", signal.SIGINT))
+
+    assert capsys.readouterr().err == (
+        "SIGINT: releasing trial 3 and trial 7; 3 trained epochs are lost and trained again later\n"
+    )
+
+
+def test_stop_that_lets_trials_end_says_which_and_how_long_they_take(search_study, capsys):
+    reporter = PlainReporter(search_study.record, 1)
+    claim = train(search_study, 1)
+    reporter.handle(TrialStarted(claim.trial.number, 1000, 2))
+    reporter.handle(TrialEpoch(claim.trial.number, 1, 0.9, 1000.0))
+
+    reporter.handle(Stop("SIGINT", signal.SIGINT, finish_running=True))
+
+    line = capsys.readouterr().err
+    assert "no new trial starts; waiting for the end of trial 0 (about 1 min)" in line
+    assert "another signal releases them" in line
+
+
+def test_plain_progress_is_printed_once_a_minute(search_study, capsys, monkeypatch):
+    reporter = PlainReporter(search_study.record, 1)
+    reporter.refresh()
+    before = capsys.readouterr().err
+    monkeypatch.setattr(reporter, "_line_at", reporter._line_at - LINE_SECONDS - 1)
+
+    reporter.refresh()
+    reporter.refresh()
+
+    assert before == ""
+    assert LINE_SECONDS < 60
+    assert capsys.readouterr().err.count("elapsed") == 1
+
+
+def test_done_study_has_no_number_of_jobs(search_study, capsys):
+    for _ in range(4):
+        train(search_study, 2, finish=TrialState.COMPLETE)
+
+    with PlainReporter(search_study.record, 0):
+        pass
+
+    assert capsys.readouterr().err == "study study: 4 of 4 trials done, nothing is left to train\n"
+
+
+def test_reporter_of_messages_prints_no_progress(search_study, capsys):
+    reporter = make_reporter(search_study.record, 1, "none")
+    with reporter:
+        reporter.handle(TrialEnded(finish_trial(search_study), "FAIL"))
+        reporter.handle(Message("a message"))
+
+    assert capsys.readouterr().err == "a message\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "term", "kind"),
+    [
+        ("auto", "xterm", RichReporter),
+        ("auto", "dumb", PlainReporter),
+        ("live", "dumb", RichReporter),
+        ("plain", "xterm", PlainReporter),
+        ("none", "xterm", MessageReporter),
+    ],
+)
+def test_mode_chooses_the_reporter_of_a_terminal(search_study, monkeypatch, mode, term, kind):
+    _, stderr = os.openpty()
+    monkeypatch.setenv("TERM", term)
+    with os.fdopen(stderr, "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+
+        reporter = make_reporter(search_study.record, 1, mode)
+
+        assert type(reporter) is kind
+
+
+def test_no_color_takes_away_colors_only(search_study, monkeypatch):
+    terminal, stderr = os.openpty()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with os.fdopen(stderr, "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        with make_reporter(search_study.record, 1) as reporter:
+            reporter.handle(TrialStarted(0, 1000, 2))
+            reporter.refresh()
+        shown = os.read(terminal, 100_000).decode()
+
+    assert "0 of 8 epochs" in shown
+    assert "trial 0" in shown
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|4[0-9]|9[0-7])m", shown)
 
 
 def test_display_keeps_its_values_while_the_store_is_locked(search_study, store, tmp_path):

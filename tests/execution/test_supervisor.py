@@ -12,7 +12,16 @@ import pytest
 from mnist_search import errors
 from mnist_search.errors import MnistSearchError, TryAgain
 from mnist_search.execution.config import RunConfig
-from mnist_search.execution.events import DeviceFailed, Message, ProcessEvent, Stop, TrialEpoch, WorkerFailed
+from mnist_search.execution.events import (
+    FINISH_RUNNING,
+    STOP,
+    DeviceFailed,
+    Message,
+    ProcessEvent,
+    Stop,
+    TrialEpoch,
+    WorkerFailed,
+)
 from mnist_search.execution.process import ModuleProcess, SyncRunner
 from mnist_search.execution.supervisor import MAX_RESTARTS, SIGNAL_SECONDS, SIGNALS, Supervisor
 
@@ -22,10 +31,13 @@ class MessageRecorder:
 
     def __init__(self):
         self.texts = []
+        self.stops = []
 
     def handle(self, event):
         if isinstance(event, Message):
             self.texts.append(event.text)
+        elif isinstance(event, Stop):
+            self.stops.append(event)
 
     def refresh(self):
         pass
@@ -275,3 +287,76 @@ def test_a_sync_that_is_late_after_a_signal_is_not_waited_for():
         supervisor.finish_sync("KILLED")
 
     assert reporter.texts == ["MLflow lacks runs of this study; the same command writes them from the store"]
+
+
+def test_stop_is_shown_once_and_not_by_the_signal_handler():
+    reporter = MessageRecorder()
+    supervisor = Supervisor(scripted(Message("runs"), "wait for a message"), reporter)
+    with supervisor.handling_signals():
+        supervisor.start_worker(CONFIG)
+        signal.raise_signal(signal.SIGINT)
+        shown_by_the_handler = list(reporter.stops)
+        supervisor.run_workers([])
+
+    assert shown_by_the_handler == []
+    assert reporter.stops == [Stop("SIGINT", signal.SIGINT)]
+
+
+FINISHING = Stop("SIGINT", signal.SIGINT, finish_running=True)
+
+
+def test_first_interrupt_lets_running_trials_end():
+    reporter = MessageRecorder()
+    start = scripted(Message("runs"), "receive", Message("ended"))
+    supervisor = Supervisor(start, reporter, finish_running=True)
+    with supervisor.handling_signals():
+        supervisor.start_worker(CONFIG)
+        while not reporter.texts:
+            supervisor.poll()
+        signal.raise_signal(signal.SIGINT)
+        stop = supervisor.run_workers([])
+
+    assert reporter.texts == ["runs", FINISH_RUNNING, "ended"]
+    assert (stop, supervisor.stop, supervisor.signals) == (FINISHING, None, 0)
+    assert reporter.stops == [FINISHING]
+
+
+def test_second_interrupt_releases_the_trials_that_the_first_lets_end():
+    reporter = MessageRecorder()
+    start = scripted(Message("runs"), "receive", "receive")
+    supervisor = Supervisor(start, reporter, finish_running=True)
+    with supervisor.handling_signals():
+        supervisor.start_worker(CONFIG)
+        while not reporter.texts:
+            supervisor.poll()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        stop = supervisor.run_workers([])
+
+    assert reporter.texts == ["runs", FINISH_RUNNING, STOP]
+    assert stop == supervisor.stop == Stop("SIGINT", signal.SIGINT)
+    assert reporter.stops == [FINISHING, Stop("SIGINT", signal.SIGINT)]
+
+
+def test_termination_does_not_wait_for_running_trials():
+    supervisor = Supervisor(scripted("receive"), MessageRecorder(), finish_running=True)
+    with supervisor.handling_signals():
+        supervisor.start_worker(CONFIG)
+        signal.raise_signal(signal.SIGTERM)
+        stop = supervisor.run_workers([])
+
+    assert stop == Stop("SIGTERM", signal.SIGTERM)
+    assert supervisor.reporter.texts == [STOP]
+
+
+def test_crashed_worker_is_not_replaced_while_running_trials_end():
+    start = scripted(Message("runs"), "wait for a message", "crash")
+    supervisor = Supervisor(start, MessageRecorder(), finish_running=True)
+    with supervisor.handling_signals():
+        supervisor.start_worker(CONFIG)
+        while not supervisor.reporter.texts:
+            supervisor.poll()
+        signal.raise_signal(signal.SIGINT)
+        stop = supervisor.run_workers([])
+
+    assert (stop, supervisor.restarts) == (FINISHING, 0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from multiprocessing import Pipe
 
 import pytest
 from optuna.trial import create_trial
 
 from mnist_search.errors import MnistSearchError, NotFound
 from mnist_search.execution.config import RunConfig
-from mnist_search.execution.events import Message, Stop, TrialEpoch
+from mnist_search.execution.events import FINISH_RUNNING, STOP, Message, Stop, TrialEpoch, TrialStarted
 from mnist_search.execution.process import ModuleProcess
+from mnist_search.execution.runtime import Channel
 from mnist_search.execution.worker import MAX_CONSECUTIVE_ERRORS, Worker
 from mnist_search.search.stopping import StopConditions
 from mnist_search.search.study import SearchStudy
@@ -19,7 +21,7 @@ from mnist_search.search.study import SearchStudy
 class RecordingChannel:
     """A channel that records events; ``broken`` raises on every epoch, as a bug in a trial."""
 
-    should_stop = False
+    should_stop = is_finishing = False
 
     def __init__(self, broken=False):
         self.events = []
@@ -67,6 +69,36 @@ def test_worker_stops_when_patience_is_exhausted(search_study, config):
     assert isinstance(last, Stop)
     assert last.reason.endswith(f"trial {record.best.number}")
     assert record.best.number == len(record.trials) - 2
+
+
+class FinishingChannel(RecordingChannel):
+    """Requests to claim no more trials when the first one has started."""
+
+    @property
+    def is_finishing(self):
+        return any(isinstance(event, TrialStarted) for event in self.events)
+
+
+def test_worker_that_is_asked_to_finish_trains_its_trial_to_the_end_and_claims_no_other(search_study, config):
+    search_study.raise_n_trials(3)
+    channel = FinishingChannel()
+
+    Worker(config, channel).run()
+
+    (trial,) = search_study.record().trials
+    assert (trial.state, trial.epochs) == ("COMPLETE", search_study.config.space.epochs)
+
+
+def test_channel_receives_a_stop_after_the_request_to_finish():
+    supervisor, connection = Pipe()
+    channel = Channel(connection)
+
+    states = []
+    for message in (FINISH_RUNNING, STOP):
+        supervisor.send(message)
+        states.append((channel.should_stop, channel.is_finishing))
+
+    assert states == [(False, True), (True, True)]
 
 
 def test_worker_warns_once_when_earlier_trials_have_another_compute_mode(search_study, config):

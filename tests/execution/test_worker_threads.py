@@ -21,6 +21,8 @@ SMALL |= {"padding": "same", "transition": False, "transition_width": 4, "optimi
 class ScriptedChannel:
     """A channel that records events and, when a trial starts, raises the next error of a script."""
 
+    is_finishing = False
+
     def __init__(self, *errors, stop_after_epochs=None):
         self.events = []
         self._errors = list(errors)

@@ -1,0 +1,58 @@
+"""What the verbs that search print at their end: what was found, and the commands that follow."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import textwrap
+from typing import TYPE_CHECKING
+
+from typer import echo
+
+from mnist_search.cli.output import format_value
+from mnist_search.cli.show import study_status
+from mnist_search.errors import masked
+from mnist_search.process_env import STORAGE
+
+if TYPE_CHECKING:
+    from mnist_search.records import StudyRecord
+
+INDENT = 16 * " "
+
+NEXT_VERBS = {
+    "finalize": "retrain the best networks and evaluate them on the test set",
+    "report": "write the study as one HTML page",
+    "export": "write the network as a file",
+}
+
+
+def print_result(record: StudyRecord) -> None:
+    """Print what a study has done and the network that it has found."""
+    for name, value in study_status(record).items():
+        if name != "best":
+            echo(f"{name.replace('_', ' '):15} {format_value(name, value)}")
+    best, space = record.best, record.config.space
+    if best is None:
+        return
+    from mnist_search.records import percent
+    from mnist_search.report.network import notation
+
+    if space.architecture_params.keys() <= best.params.keys():  # an older version had fewer params
+        network = space.architecture(best.params)
+        legend = ", ".join(f"{symbol} {meaning}" for symbol, meaning in notation(network))
+        echo(f"best network    {network} of trial {best.number}")
+        width = shutil.get_terminal_size().columns
+        echo(textwrap.fill(f"({legend})", width, initial_indent=INDENT, subsequent_indent=INDENT))
+    echo(f"accuracy        {percent(best.val_accuracy)} of {record.config.val_images:,} validation images")
+    echo(f"parameters      {best.num_params:,} of at most {record.config.budget:,}")
+
+
+def print_next_commands(record: StudyRecord, storage: str) -> None:
+    """Print the commands that follow on a search, on stderr."""
+    is_default = storage == STORAGE.value
+    study = record.name if is_default else f"{record.name} --storage {shlex.quote(masked(storage))}"
+    if len(record.done) >= record.n_trials:
+        echo(f"the study is complete; add trials with: mnist-search resume {study} --trials +10", err=True)
+    if record.best is not None:
+        for verb, meaning in NEXT_VERBS.items():
+            echo(f"{meaning} with: mnist-search {verb} {study}", err=True)

@@ -1,0 +1,127 @@
+"""Estimate of the epochs and the time that a study still takes, from the trials that it has."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from experiments import StudyConfig
+from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord
+from mnist_search.search.pruners import warmup
+
+N_ASSUMED = 2
+"""Weight of the assumption that a pruner ends two of three trials as early as it can, in trials of each kind.
+
+The first trials of a study are the best templates, which are seldom pruned.
+"""
+
+MAX_WALL_TIME = 2.0
+"""Time of a trial that counts, as a multiple of the time of its epochs: the computer may have been suspended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Progress of a study in epochs.
+
+    Attributes:
+        trained: epochs of finished and running trials.
+        left: expected epochs until the study is done.
+        seconds_left: until the study is done; None until an epoch of it has been trained.
+        seconds_running: until the running trials have ended.
+    """
+
+    trained: int
+    left: float
+    seconds_left: float | None = None
+    seconds_running: float | None = None
+
+    @property
+    def total(self) -> float:
+        """Expected epochs of the whole study."""
+        return self.trained + self.left
+
+
+def estimate(record: StudyRecord | FinalsRecord, running: Mapping[int, int], jobs: int) -> Estimate:
+    """Estimate what is left of a study.
+
+    Args:
+        record: the study, as read some seconds ago.
+        running: the trained epochs of every running trial, by number.
+        jobs: number of trials at once.
+    """
+    done = [trial for trial in record.done if trial.number not in running]
+    if isinstance(record, StudyRecord):
+        ended = [trial.epochs for trial in done] + _assumed_epochs(record.config)
+        expected = _expected_epochs(ended, list(running.values()), record.config.space.epochs)
+        of_running = [1 + expected[n + 1] if n + 1 < len(expected) else 0.0 for n in running.values()]
+        waiting = [expected[0]] * max(0, record.n_trials - len(done) - len(running))
+    else:
+        lengths = {t.number: t.task.training.epochs for t in record.current if t.task}
+        of_running = [max(0.0, lengths.get(number, n) - n) for number, n in running.items()]
+        open_trials = [t for t in record.of_round(record.rounds) if not t.is_finished]
+        waiting = [float(lengths[t.number]) for t in open_trials if t.number not in running]
+    trained = sum(trial.epochs for trial in done) + sum(running.values())
+    progress = Estimate(trained, sum(of_running) + sum(waiting))
+    seconds = _seconds_per_epoch(record.trials)
+    if seconds is None:
+        return progress
+    longest = _longest_job(of_running, waiting, jobs)
+    return replace(
+        progress, seconds_left=seconds * longest, seconds_running=seconds * max(of_running, default=0.0)
+    )
+
+
+def _assumed_epochs(config: StudyConfig) -> list[int]:
+    """Epochs of trials that are assumed to have ended before the first trial of the study."""
+    shortest, full = warmup(config.space.epochs), config.space.epochs
+    return [] if config.pruner == "none" else [shortest, shortest, full] * N_ASSUMED
+
+
+def _expected_epochs(done: Sequence[int], running: Sequence[int], full: int) -> list[float]:
+    """Expected further epochs of a trial with 0, 1, ..., ``full`` epochs that is not known to continue.
+
+    The share of trials that end after an epoch is that of the trials which have reached it (Kaplan-Meier),
+    so that short trials, which finish first, do not count twice.
+    """
+    ended, going_on = Counter(done), Counter(running)
+    reached = sum(epochs >= full for epochs in done) + sum(epochs > full for epochs in running)
+    expected = [0.0] * (full + 1)
+    for n in range(full - 1, -1, -1):
+        reached += ended[n] + going_on[n + 1]
+        continues = 1 - ended[n] / reached if reached else 1.0
+        expected[n] = continues * (1 + expected[n + 1])
+    return expected
+
+
+def _longest_job(running: Sequence[float], waiting: Sequence[float], jobs: int) -> float:
+    """Epochs of the job that ends last, if every waiting trial takes the first free one of ``jobs``."""
+    ends = [*running, *[0.0] * (jobs - len(running))] or [0.0]
+    heapq.heapify(ends)
+    for epochs in waiting:
+        heapq.heapreplace(ends, ends[0] + epochs)
+    return max(ends)
+
+
+def _seconds_per_epoch(trials: Sequence[TrialRecord]) -> float | None:
+    """Mean seconds of an epoch of one trial, with the time between epochs and trials; None without epochs."""
+    measured = [(_seconds(trial), trial.epochs) for trial in trials if trial.epochs]
+    known = [(seconds, epochs) for seconds, epochs in measured if not math.isnan(seconds)]
+    return sum(seconds for seconds, _ in known) / sum(epochs for _, epochs in known) if known else None
+
+
+def _seconds(trial: TrialRecord) -> float:
+    trained = sum(epoch.seconds for epoch in trial.curve)
+    if trial.seconds is None:
+        return trained
+    return trial.seconds if math.isnan(trained) else min(trial.seconds, MAX_WALL_TIME * trained)
+
+
+def duration(seconds: float) -> str:
+    """A duration such as ``2 h 27 min``, ``27 min`` or ``40 s``."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
