@@ -129,7 +129,7 @@ def test_study_runs_in_a_thread_and_logs_without_progress(mnist_dir, caplog, cap
 
     assert [trial.state for study in studies for trial in study.trials] == ["COMPLETE"]
     assert "in-a-thread: 0 of 1 trials done" in caplog.text
-    assert "trial   0 complete" in caplog.text
+    assert "trial 0   complete" in caplog.text
     assert capfd.readouterr().err == ""
 
 

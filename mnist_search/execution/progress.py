@@ -147,7 +147,7 @@ class PlainReporter(ProgressReporter):
         return elsewhere | {number: self._trained(number) for number in self._running}
 
     def _update(self) -> Estimate:
-        """The estimate, computed anew after an event or a read."""
+        """The estimate, computed again after an event or a read."""
         if self._is_changed:
             running = self._running_epochs()
             self._estimate = estimate(self._record, running, max(self._jobs, len(running)))

@@ -303,7 +303,7 @@ def test_run_shows_a_live_table_on_a_terminal(tmp_path):
 
     assert process.returncode == 0
     text = screen.decode()
-    words = "trial", "parameters of 1,500", "epoch", "validation", "samples/s", "/2", "budget-1500: 0/1"
+    words = "trial", "parameters of 1,500", "epoch", "validation", "images/s", "/2", "budget-1500: 0 of 1"
     assert [word for word in words if word not in text] == []
     assert out.decode().startswith("study")
 
