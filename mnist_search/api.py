@@ -163,7 +163,7 @@ def run_study(
             Each worker has a pickled copy. A copy is reseeded if the study has proposals already: only a
             study that one worker runs without interruption repeats its proposals. The study notes the
             class; it refuses another one, and the command line.
-        jobs: number of trials at once, per GPU if there are any; by default one per core.
+        jobs: number of concurrent trials, per GPU if there are any; by default one per core.
         device: auto, cpu, mps, cuda for every GPU, or some as ``cuda:0,cuda:2``.
         precision: auto, bf16 or fp32.
         data_dir: folder of the MNIST files; by default MNIST_SEARCH_DATA, or a cache of downloads.

@@ -1,4 +1,4 @@
-"""Devices of this machine and the number of trials at once, without an import of torch, which takes seconds."""
+"""Devices of this machine and the number of concurrent trials, without an import of torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def resolve_devices(name: str) -> list[str]:
 
 
 def default_jobs(device: str) -> int:
-    """Number of trials at once for ``--jobs auto``: one per core, or a constant on an accelerator."""
+    """Number of concurrent trials for ``--jobs auto``: one per core, or a constant on an accelerator."""
     if device == "cpu":
         return usable_cores()
     return TRIALS_PER_MPS if device == "mps" else TRIALS_PER_GPU

@@ -36,7 +36,7 @@ class RunConfig:
         n_trials: number of trained trials; None for the stored number.
         extra_trials: number of trained trials in addition to ``n_trials``.
         sampler: a sampler in place of the one that ``config`` names.
-        jobs: number of trials at once on the CPU or on each GPU; None for the device's default.
+        jobs: number of concurrent trials on the CPU or on each GPU; None for the device's default.
         device: auto, cuda for every GPU, cuda:0,cuda:2 for some, mps or cpu; of a worker, one.
         trial_threads: of a worker.
         trials_alone: number of trials that a worker runs one at a time first.

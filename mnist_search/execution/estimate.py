@@ -50,7 +50,7 @@ def estimate(record: StudyRecord | FinalsRecord, running: Mapping[int, int], job
     Args:
         record: the study, as read some seconds ago.
         running: the trained epochs of every running trial, by number.
-        jobs: number of trials at once.
+        jobs: number of concurrent trials.
     """
     done = [trial for trial in record.done if trial.number not in running]
     if isinstance(record, StudyRecord):

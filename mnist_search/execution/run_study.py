@@ -43,7 +43,7 @@ DISPLAY_SECONDS = 1.0
 """How long the display of the progress waits for a locked store."""
 
 ReporterFactory: TypeAlias = Callable[[ReadRecord, int], AbstractContextManager[ProgressReporter]]
-"""Makes a reporter from a function that reads the study and the number of trials at once."""
+"""Makes a reporter from a function that reads the study and the number of concurrent trials."""
 
 
 @dataclass(frozen=True, slots=True)
