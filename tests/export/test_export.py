@@ -194,8 +194,8 @@ def test_damaged_weights_of_another_trial_are_one_warning(command, store, mnist_
     done = command(*arguments, "--storage", store.url, MNIST_SEARCH_DATA=str(mnist_dir))
 
     assert done.code == 0, done.err
-    (warning,) = [line for line in done.err.splitlines() if "damaged" in line]
-    assert "trial 0" in warning
+    (warning,) = [line for line in done.err.splitlines() if "weights of trial 0" in line]
+    assert "damaged" in warning
 
 
 @pytest.mark.usefixtures("damaged_study")
