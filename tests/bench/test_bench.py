@@ -79,6 +79,7 @@ def test_handwritten_loop_learns_and_counts_its_images(digits, num_workers):
     assert accuracies[-1] > accuracies[9]  # accuracy is counted from zero in each epoch
 
 
+@pytest.mark.slow
 def test_handwritten_study_logs_every_step(mnist_dir, tmp_path):
     storage, tracking_uri = (f"sqlite:///{tmp_path / name}" for name in ("study.db", "mlflow.db"))
     # The study configures MLflow for its whole process.

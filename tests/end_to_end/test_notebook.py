@@ -105,6 +105,7 @@ def test_script_without_a_main_guard_searches_and_predicts(start, tmp_path):
     assert_sound(tmp_path, trials=2)
 
 
+@pytest.mark.slow
 def test_notebook_searches_with_its_own_sampler_and_predicts(tmp_path):
     frame = "print(study.curves().pivot(index='epoch', columns='trial', values='val_accuracy').shape)"
     cells = [SAMPLER, SAMPLER_SEARCH, "study", frame, PREDICT]

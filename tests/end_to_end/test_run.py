@@ -138,6 +138,7 @@ def test_killed_study_has_bit_equal_weights(start, command, tmp_path):
     assert weights_of(tmp_path) == weights_of(tmp_path / "uninterrupted")
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced(start, tmp_path):
     process = start(*SMALL, "--trials", "2", "--jobs", "1")
     wait_for(tmp_path, is_training)
@@ -202,6 +203,7 @@ def test_workers_stop_when_their_supervisor_is_killed(start, tmp_path):
     assert {t.state for t in open_study(tmp_path).record().trials} == {"WAITING"}
 
 
+@pytest.mark.slow
 def test_timeout_before_any_finished_trial_is_exit_code_3(command, tmp_path):
     done = command(
         *SMALL, "--trials", "3", "--epochs", "10000", "--timeout", "12s", "--no-mlflow", "--jobs", "1"
@@ -238,6 +240,7 @@ def test_patience_stops_a_study(command, tmp_path):
     assert record.best.number == len(record.trials) - 2
 
 
+@pytest.mark.slow
 def test_enqueued_trial_over_the_budget_is_not_trained(command, tmp_path):
     assert command(*SMALL, "--trials", "1", "--no-mlflow").code == 0
     store = Store.open(f"sqlite:///{tmp_path}/mnist-search.db", write=True)

@@ -164,6 +164,7 @@ def test_only_one_process_writes_a_study(search_study, store, sync_config):
     assert [run.info.status for run in stored_runs(config)] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_unreachable_server_is_reported_once_and_given_up(search_study, sync_config, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     train(search_study)
@@ -206,6 +207,7 @@ def broken_server():
         thread.join()
 
 
+@pytest.mark.slow
 def test_server_that_fails_every_request_is_given_up(search_study, sync_config, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     train(search_study)

@@ -120,6 +120,7 @@ def _open_and_close(url: str) -> None:
     optuna.create_study(storage=store.storage, study_name="one", load_if_exists=True)
 
 
+@pytest.mark.slow
 def test_four_concurrent_processes_create_one_complete_store(tmp_path):
     url = f"sqlite:///{tmp_path}/race.db"
     context = multiprocessing.get_context("spawn")
