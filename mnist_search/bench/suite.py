@@ -1,6 +1,5 @@
 """The benchmark: every measurement in order."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,9 +44,8 @@ def measure(data_dir: Path | None, device_name: str, folder: Path, *, quick: boo
         yield from studies.measure(work, folder, handwritten)
 
 
-def busy_warning() -> str | None:
-    """Why the results may be wrong: other work runs on this machine. None if it is idle."""
-    load, cores = os.getloadavg()[0], usable_cores()
+def busy_warning(load: float, cores: int) -> str | None:
+    """Why the results may be wrong: other work runs on this machine. None at a low load average."""
     if load <= cores / 2:
         return None
     return (

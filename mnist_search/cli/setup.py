@@ -18,6 +18,7 @@ from mnist_search.cli.links import DEFAULT_PORT, local_server, study_links
 from mnist_search.cli.options import option
 from mnist_search.cli.output import print_fields, print_rows
 from mnist_search.errors import MnistSearchError, NotFound, UsageError, masked
+from mnist_search.process_env import usable_cores
 
 MAX_LINKS = 5
 """Studies whose links ``ui`` prints."""
@@ -110,7 +111,7 @@ def bench(
     """
     from mnist_search.bench.suite import busy_warning, describe_machine, measure
 
-    if warning := busy_warning():
+    if warning := busy_warning(os.getloadavg()[0], usable_cores()):
         echo(warning, err=True)
     results = []
     with tempfile.TemporaryDirectory(prefix="mnist-search-bench-") as folder:

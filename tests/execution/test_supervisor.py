@@ -305,16 +305,22 @@ def test_stop_is_shown_once_and_not_by_the_signal_handler():
 FINISHING = Stop("SIGINT", signal.SIGINT, finish_running=True)
 
 
-def test_first_interrupt_lets_running_trials_end():
-    reporter = MessageRecorder()
-    start = scripted(Message("runs"), "receive", Message("ended"))
+def interrupted(start, reporter, times):
+    """A supervisor with ``finish_running`` whose worker runs while signals arrive, and why it stopped."""
     supervisor = Supervisor(start, reporter, finish_running=True)
     with supervisor.handling_signals():
         supervisor.start_worker(CONFIG)
         while not reporter.texts:
             supervisor.poll()
-        signal.raise_signal(signal.SIGINT)
-        stop = supervisor.run_workers([])
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        return supervisor, supervisor.run_workers([])
+
+
+def test_first_interrupt_lets_running_trials_end():
+    reporter = MessageRecorder()
+    start = scripted(Message("runs"), "receive", Message("ended"))
+    supervisor, stop = interrupted(start, reporter, times=1)
 
     assert reporter.texts == ["runs", FINISH_RUNNING, "ended"]
     assert (stop, supervisor.stop, supervisor.signals) == (FINISHING, None, 0)
@@ -324,14 +330,7 @@ def test_first_interrupt_lets_running_trials_end():
 def test_second_interrupt_releases_the_trials_that_the_first_lets_end():
     reporter = MessageRecorder()
     start = scripted(Message("runs"), "receive", "receive")
-    supervisor = Supervisor(start, reporter, finish_running=True)
-    with supervisor.handling_signals():
-        supervisor.start_worker(CONFIG)
-        while not reporter.texts:
-            supervisor.poll()
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        stop = supervisor.run_workers([])
+    supervisor, stop = interrupted(start, reporter, times=2)
 
     assert reporter.texts == ["runs", FINISH_RUNNING, STOP]
     assert stop == supervisor.stop == Stop("SIGINT", signal.SIGINT)
