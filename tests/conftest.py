@@ -135,3 +135,29 @@ def command(tmp_path):
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+"""Of Chromium: it sends no requests of its own."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium of this machine."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=BROWSER_OPTIONS)
+        yield chromium
+        chromium.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,15 +17,6 @@ from support import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 STUDY = "budget-1500"
 TIMEOUT_MS = 60_000
 
@@ -79,20 +69,6 @@ def wait_for(url, server):
         except OSError:
             time.sleep(0.5)
     raise TimeoutError(url)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium of this machine."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=QUIET)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

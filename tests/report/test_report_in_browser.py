@@ -51,20 +51,6 @@ def report(tmp_path_factory, mnist_dir, empty_store):
     return file
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium of this machine."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def open_report(browser, report):
     """Open the report in a window of this width, offline, and check that the page reports no error."""
