@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import mnist_search
-from mnist_search.cli import delete, evaluate, export, search, setup, show
+from mnist_search.cli import delete, evaluate, export, search, setup, show, status
 from mnist_search.cli.options import expand_groups, option
 from mnist_search.cli.streams import discard_unwritable_output, is_end_of_reader, prepare_streams
 from mnist_search.errors import DiskError, MnistSearchError, TryAgain, first_line, masked
@@ -30,7 +30,7 @@ PANELS = {
     "Evaluate": (evaluate.finalize, evaluate.finals, evaluate.reproduce),
     "Export": (export.export, export.verify, export.predict),
     "Inspect": (
-        *(show.status, show.studies, show.trials, show.best, show.explain),
+        *(status.status, show.studies, show.trials, show.best, show.explain),
         *(show.compare, show.leaderboard, show.report),
     ),
     "Setup": (setup.data, setup.init, setup.ui, setup.bench, delete.delete),
@@ -70,6 +70,7 @@ def main() -> None:
 def run_cli(argv: Sequence[str]) -> int:
     """Run one verb and return its exit code; an error is one line on stderr, with ``--debug`` its traceback."""
     set_defaults()
+    argv = _global_options_first(argv)
     try:
         code = app(argv or ["--help"], prog_name="mnist-search", standalone_mode=False)
         sys.stdout.flush()
@@ -83,6 +84,15 @@ def run_cli(argv: Sequence[str]) -> int:
         discard_unwritable_output()
         code = 0 if is_end_of_reader(error) else _show(error, debug="--debug" in argv)
     return code if isinstance(code, int) else 0
+
+
+GLOBAL_OPTIONS = {"--debug", "--verbose", "-v"}
+
+
+def _global_options_first(argv: Sequence[str]) -> list[str]:
+    """The arguments with the global options before the verb, where Typer expects them."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return sorted(argv[:end], key=lambda word: word not in GLOBAL_OPTIONS) + list(argv[end:])
 
 
 def _show(error: Exception, *, debug: bool) -> int:
@@ -111,4 +121,4 @@ def _message(error: Exception) -> tuple[str, int]:
             f"the store is locked or disconnected ({reason}); run the same command again",
             TryAgain.exit_code,
         )
-    return f"{type(error).__name__}: {reason}; mnist-search --debug shows the traceback", 1
+    return f"{type(error).__name__}: {reason}; the option --debug shows the traceback", 1

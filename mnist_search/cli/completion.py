@@ -40,5 +40,10 @@ def baseline(incomplete: str) -> list[str]:
     return _matching(BASELINES, incomplete)
 
 
+def baseline_or_all(incomplete: str) -> list[str]:
+    """Complete the name of a baseline, or ``all``."""
+    return [*baseline(incomplete), *_matching(["all"], incomplete)]
+
+
 def _matching(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, echo
 
+from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option
 from mnist_search.cli.output import print_rows
-from mnist_search.cli.show import load_studies
+from mnist_search.cli.status import load_studies
 from mnist_search.errors import MnistSearchError, NotFound, masked
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def finals(study: opt.StudyArgument, read: opt.ReadOptions) -> None:
 
 
 def reproduce(
-    name: Annotated[str, Argument(help="A baseline such as seed-001, or all.")],
+    name: Annotated[
+        str, Argument(help="A baseline such as seed-001, or all.", autocompletion=completion.baseline_or_all)
+    ],
     *,
     seeds: SeedsOption = 3,
     workers: opt.WorkerOptions,

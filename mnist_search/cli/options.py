@@ -100,12 +100,15 @@ class WorkerOptions:
         Literal["auto", "live", "plain", "none"],
         option("Progress on stderr: a live table, lines, or messages only; auto is live on a terminal."),
     ] = "auto"
+    quiet: Annotated[
+        bool, option("Print results, warnings and errors only; implies --progress none.", "--quiet", "-q")
+    ] = False
 
     def reporter(self) -> ReporterFactory:
         """Makes the display of the progress."""
         from mnist_search.execution.progress import make_reporter
 
-        return partial(make_reporter, mode=self.progress)
+        return partial(make_reporter, mode="none" if self.quiet else self.progress)
 
 
 @dataclass(frozen=True, kw_only=True)

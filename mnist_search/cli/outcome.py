@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from typer import echo
 
 from mnist_search.cli.output import format_value
-from mnist_search.cli.show import study_status
+from mnist_search.cli.status import study_status
 from mnist_search.errors import masked
 from mnist_search.process_env import STORAGE
 
 if TYPE_CHECKING:
     from mnist_search.records import StudyRecord
+    from mnist_search.tracking.config import TrackingConfig
 
 INDENT = 16 * " "
 
@@ -56,3 +57,17 @@ def print_next_commands(record: StudyRecord, storage: str) -> None:
     if record.best is not None:
         for verb, meaning in NEXT_VERBS.items():
             echo(f"{meaning} with: mnist-search {verb} {study}", err=True)
+
+
+def print_link(study: str, storage: str, mlflow: TrackingConfig) -> None:
+    """Print how to open the runs of a study in MLflow, on stderr."""
+    from mnist_search.cli.links import local_server, study_links
+    from mnist_search.tracking.config import local_file
+
+    is_local = local_file(mlflow.tracking_uri) is not None
+    server = local_server() if is_local else mlflow.tracking_uri
+    link = study_links(storage, mlflow.tracking_uri, server).get(study)
+    if is_local:
+        echo("compare runs with: mnist-search ui", err=True)
+    if link is not None and server.startswith("http"):
+        echo(f"runs in MLflow: {link}", err=True)

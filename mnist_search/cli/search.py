@@ -13,14 +13,13 @@ from typer import Exit, echo
 from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option, stored
-from mnist_search.cli.outcome import print_next_commands, print_result
+from mnist_search.cli.outcome import print_link, print_next_commands, print_result
 from mnist_search.cli.output import format_value, print_fields
 from mnist_search.errors import UsageError, first_line, masked
 
 if TYPE_CHECKING:
     from experiments import StudyConfig
     from mnist_search.execution.config import RunConfig
-    from mnist_search.tracking.config import TrackingConfig
 
 BUDGET_HELP = "Maximum number of parameters; several budgets are searched in ascending order."
 WARM_START_HELP = (
@@ -181,26 +180,14 @@ def _execute(study: str, workers: opt.SearchOptions, stores: opt.StoreOptions, *
     if run_config.mlflow:
         if result.n_finished and not signal:
             _log_report(run_config)
-        _print_link(result.record.name, stores.storage, run_config.mlflow)
+        if not workers.quiet:
+            print_link(result.record.name, stores.storage, run_config.mlflow)
     if result.stop and signal:
         command = masked(shlex.join(["mnist-search", *sys.argv[1:]]))
         echo(f"stopped by {result.stop.reason}; continue with: {command}", err=True)
         raise Exit(128 + signal)
-    print_next_commands(result.record, stores.storage)
-
-
-def _print_link(study: str, storage: str, mlflow: TrackingConfig) -> None:
-    """Print how to open the runs of a study in MLflow, on stderr."""
-    from mnist_search.cli.links import local_server, study_links
-    from mnist_search.tracking.config import local_file
-
-    is_local = local_file(mlflow.tracking_uri) is not None
-    server = local_server() if is_local else mlflow.tracking_uri
-    link = study_links(storage, mlflow.tracking_uri, server).get(study)
-    if is_local:
-        echo("compare runs with: mnist-search ui", err=True)
-    if link is not None and server.startswith("http"):
-        echo(f"runs in MLflow: {link}", err=True)
+    if not workers.quiet:
+        print_next_commands(result.record, stores.storage)
 
 
 def _log_report(config: RunConfig) -> None:

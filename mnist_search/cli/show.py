@@ -1,23 +1,20 @@
-"""Verbs that show studies: status, studies, trials, best, explain, compare, leaderboard, report."""
+"""Verbs that show studies: studies, trials, best, explain, compare, leaderboard, report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, echo
 
-from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option
 from mnist_search.cli.output import print_fields, print_json, print_rows
+from mnist_search.cli.status import load_studies, study_status
 from mnist_search.errors import NotFound, UsageError
 from mnist_search.files import read_text, write_file
-
-if TYPE_CHECKING:
-    from mnist_search.records import StudyRecord
 
 COMPARED = ("name", "parameters", "reported_test_accuracy", "test_accuracy_mean", "val_accuracy", "kind")
 """Columns of ``compare`` that come first in a table."""
@@ -26,83 +23,6 @@ TrialColumn = Literal["number", "state", "num_params", "val_accuracy", "epochs",
 TrialState = Literal["complete", "pruned", "fail", "running", "waiting"]
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
-
-
-def load_studies(storage: str, *names: str) -> list[StudyRecord]:
-    """The named studies, or every study of the store; NotFound without a store or such a study."""
-    from mnist_search.storage import database, studies
-
-    store = database.Store.open(storage)
-    selected = [studies.load(store, name) for name in names] or studies.mnist_search_studies(store)
-    return [studies.study_record(store, study) for study in selected]
-
-
-def status(
-    study: Annotated[
-        str | None,
-        Argument(help="Name of the study.", show_default="the latest", autocompletion=completion.study),
-    ] = None,
-    *,
-    watch: Annotated[
-        bool,
-        option(
-            "Show a live table of a search that runs elsewhere, until the study is done.", "--watch", "-w"
-        ),
-    ] = False,
-    read: opt.ReadOptions,
-) -> None:
-    """Show the progress of a study: its trials by state, its best trial."""
-    records = load_studies(read.storage, *([study] if study else []))
-    if not records:
-        raise NotFound("the store has no studies; start one with mnist-search run --budget 8000")
-    record = max(records, key=_last_start)
-    if watch:
-        if read.output_format != "table":
-            raise UsageError("--watch shows a table; leave out --format, or leave out --watch")
-        record = _watch(read.storage, record.name)
-    print_fields(study_status(record), read.output_format)
-
-
-def _watch(storage: str, name: str) -> StudyRecord:
-    """Show a study until it is done."""
-    from mnist_search.cli.output import OutputConsole
-    from mnist_search.execution.watch import watch
-    from mnist_search.storage import database, leases, studies
-
-    store = database.Store.open(storage)
-    study = studies.load(store, name)
-
-    def read() -> tuple[StudyRecord, set[int]]:
-        record = studies.study_record(store, study)
-        is_running = any(trial.state == "RUNNING" for trial in record.trials)
-        statuses = leases.statuses(store) if is_running else {}
-        return record, {trial_id for trial_id, status in statuses.items() if status == "active"}
-
-    return watch(lambda: database.retry(read), OutputConsole())
-
-
-def _last_start(record: StudyRecord) -> float:
-    return max((trial.started.timestamp() for trial in record.trials if trial.started), default=0.0)
-
-
-def study_status(record: StudyRecord) -> dict[str, Any]:
-    """Progress of a study, as one document."""
-    states = [trial.state for trial in record.slots]
-    best = record.best and record.row(record.best)
-    return {
-        "study": record.name,
-        "budget": record.config.budget,
-        "n_trials": record.n_trials,
-        "trials_done": len(record.done),
-        "complete": states.count("COMPLETE"),
-        "pruned": states.count("PRUNED"),
-        "failed": states.count("FAIL"),
-        "running": states.count("RUNNING"),
-        "waiting": states.count("WAITING"),
-        "rejected": record.rejected,
-        "trained_epochs": record.trained_epochs,
-        "best": best and {key: best[key] for key in ("number", "val_accuracy", "num_params", "architecture")},
-    }
 
 
 def studies(read: opt.ReadOptions) -> None:

@@ -98,7 +98,6 @@ def finals_of(store: Store, record: StudyRecord) -> FinalsRecord | None:
     return finals.load(store, finals.name_of_finals(record.name), record.uid)
 
 
-def baseline_finals(store: Store) -> list[TrialRecord]:
-    """The final trials of the baselines."""
-    record = finals.load(store, finals.BASELINE_FINALS, OLD_REPRODUCTIONS)
-    return record.current if record else []
+def baseline_finals(store: Store) -> FinalsRecord | None:
+    """The finals of the baselines; None without any."""
+    return finals.load(store, finals.BASELINE_FINALS, OLD_REPRODUCTIONS)

@@ -91,12 +91,12 @@ def _verify(evaluation: FinalEvaluation, tracking_uri: str, model_uri: str, fold
     """Parameters and test accuracy of a logged model in a new process, which must be those of the finals."""
     command = [sys.executable, "-P", "-m", "mnist_search.evaluation.verify_model"]
     process = subprocess.run(
-        [*command, tracking_uri, model_uri, str(folder)],
+        [*command, model_uri, str(folder)],
         capture_output=True,
         text=True,
         timeout=VERIFY_TIMEOUT_SECONDS,
         check=False,
-        env=child_environment(),
+        env=child_environment() | {"MLFLOW_TRACKING_URI": tracking_uri},  # arguments show in the process list
     )
     if process.returncode:
         reason = (process.stderr.strip() or "no error message").splitlines()[-1]

@@ -82,8 +82,13 @@ class ModuleProcess(subprocess.Popen[bytes]):
 
 
 def child_environment() -> dict[str, str]:
-    """Environment of a new Python process, with this process's import path."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}  # "" is this folder
+    """Environment of a new Python process: this process's import path, and no warnings as errors."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))
+    }  # "" is this folder
+    if "error" in environment.get("PYTHONWARNINGS", ""):  # a warning of torch would end the process
+        del environment["PYTHONWARNINGS"]
+    return environment
 
 
 def connect_to_parent() -> tuple[Connection, Any]:

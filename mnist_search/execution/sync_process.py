@@ -6,14 +6,14 @@ python -m mnist_search.execution.sync_process CONNECTION
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 from mnist_search.errors import TryAgain, first_line
 from mnist_search.execution.config import RunConfig
 from mnist_search.execution.events import Message, ProcessEvent
 from mnist_search.execution.runtime import Channel, run_process
-from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
+from mnist_search.storage.finals import name_of_finals
 from mnist_search.storage.tracked import TrackedStudy
 
 INTERVAL = 1.0
@@ -37,8 +37,7 @@ class SyncLoop:
 
         assert config.mlflow is not None
         self._config, self._channel = config, channel
-        self._has_synced_search = config.kind == "search"
-        self._has_lock = self._has_failed = False
+        self._has_lock = self._has_failed = self._has_ended_killed = False
         self._delay = INTERVAL
         self._last_progress = time.monotonic()
         # A store that is not opened for writing takes SQLite's write lock for its few writes only.
@@ -75,9 +74,9 @@ class SyncLoop:
         except TryAgain:  # the sync process of another command
             return False
         try:
-            if not self._has_synced_search:
-                self._sync_killed_search()
-            self._has_synced_search = True
+            if not self._has_ended_killed:
+                self._end_runs_of_killed()
+            self._has_ended_killed = True
             self._sync.sync(status)
         except Exception as error:  # noqa: BLE001 - whatever happens to MLflow, the search goes on
             if not self._has_failed:
@@ -92,21 +91,16 @@ class SyncLoop:
         self._delay = min(max(INTERVAL, (time.process_time() - started) / MAX_SHARE), MAX_INTERVAL)
         return True
 
-    def _sync_killed_search(self) -> None:
-        """Write to MLflow how a search has ended whose command was killed: its runs are still running there."""
-        from mnist_search.tracking.sync import StudySync
+    def _end_runs_of_killed(self) -> None:
+        """Write how the search of these finals has ended, or the finals of this search, if it was killed."""
+        from mnist_search.tracking.killed import end_runs_of_killed
 
-        config, name = self._config, self._study.search_name
-        if name is None or config.mlflow is None:
-            return
-        store = Store.open(config.storage, write=True)
-        study, tracked = SearchStudy.open(store, name), TrackedStudy(store, name)
-        with suppress(TryAgain), tracked.lock(0.1):  # the sync process of a search that runs has it
-            sync = StudySync(tracked, config.mlflow, config.data_dir, self._notify, self._on_progress)
-            if sync.parent_status() == "RUNNING":
-                study.queue.release_expired()
-                record = study.record()
-                sync.sync("FINISHED" if len(record.done) >= record.n_trials else "KILLED")
+        config = self._config
+        is_search = config.kind == "search"
+        name = name_of_finals(config.study) if is_search else self._study.search_name
+        if name is not None and config.mlflow is not None:
+            store = Store.open(config.storage, write=True)
+            end_runs_of_killed(store, name, config.mlflow, config.data_dir, self._notify, self._on_progress)
 
     def _notify(self, text: str) -> None:
         self._channel.send(Message(text))

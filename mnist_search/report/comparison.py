@@ -44,7 +44,8 @@ def study_rows(storage: str, records: Sequence[StudyRecord]) -> list[Row]:
     store = Store.open(storage)
     rows = [_study_row(store, record) for record in records]
     front = studies_front(rows, "val_accuracy")
-    reproduced = seed_statistics(baseline_finals(store))
+    finals = baseline_finals(store)
+    reproduced = seed_statistics(finals.current if finals else [])
     return baseline_rows(reproduced) + [row | {"front": row in front} for row in rows]
 
 

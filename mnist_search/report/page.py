@@ -33,6 +33,7 @@ from mnist_search.report.study_plots import (
 )
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
+from mnist_search.storage.finals import name_of_finals
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import TrackingConfig
 from mnist_search.training.evaluate import evaluate
@@ -52,6 +53,8 @@ def log_report(
 ) -> None:
     """Write the page of a study to a file, log it to the study's MLflow run, or both.
 
+    MLflow's runs of a killed search or of killed finals are ended first.
+
     ``data_dir`` is the folder of the MNIST files, None for the cache; ``warn`` reports that MLflow is
     unreachable.
 
@@ -66,10 +69,13 @@ def log_report(
         return
     from mlflow.exceptions import MlflowException  # MLflow, a second to import
 
+    from mnist_search.tracking.killed import end_runs_of_killed
     from mnist_search.tracking.setup import open_tracking
 
     tracked = TrackedStudy(store, study)
     try:
+        for name in (study, name_of_finals(study)):
+            end_runs_of_killed(store, name, tracking, data_dir, warn)
         with tracked.lock(60.0):  # the sync process of another command may hold it
             opened = open_tracking(tracking, tracked)
             opened.client.log_text(opened.parent_run_id, html, "report.html")

@@ -40,6 +40,7 @@ class Result:
     completed: datetime | None
     device: str | None
     version: str | None
+    commit: str | None
     commands: list[str]
 
 
@@ -69,6 +70,7 @@ def study_result(
         completed=trained.completed,
         device=trained.device,
         version=trained.version,
+        commit=trained.software.get("commit"),
         commands=commands,
     )
 

@@ -27,7 +27,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from mnist_search.errors import DiskError, NotFound, TryAgain, UnusableConfiguration, first_line
 from mnist_search.sqlite import BUSY_SECONDS, query, table_names
 from mnist_search.storage import locks, older_stores
-from mnist_search.storage.tables import metadata, old_finals
+from mnist_search.storage.tables import leases, metadata, old_finals
 from mnist_search.storage.urls import parse_url, sqlite_path
 
 T = TypeVar("T")
@@ -107,9 +107,10 @@ class Store:
         if present >= metadata.tables.keys() and old_finals.name not in present:
             return
         with self.lock("claim"):
-            metadata.create_all(self.engine)
-            if sa.inspect(self.engine).has_table(old_finals.name):
+            if leases.name in present:
                 older_stores.convert(self)
+            else:
+                metadata.create_all(self.engine)
 
     def has_table(self, table: sa.TableClause) -> bool:
         """Whether the store has a table; one of version 0.1 that is open for reading lacks some."""

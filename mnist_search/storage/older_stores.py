@@ -1,7 +1,7 @@
 """Stores of version 0.1: read their finals, and convert them when a store is opened for writing.
 
-Version 0.1 kept finals in a table of their own and epochs in an attribute. A converted store has study
-configurations of a newer format, so that version 0.1 refuses it.
+Version 0.1 kept epochs in an attribute, and finals in a table of their own, which its earliest stores
+lack. A converted store has study configurations of a newer format, so that version 0.1 refuses it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mnist_search.errors import TryAgain
 from mnist_search.records import EpochMetrics, FinalsRecord, FinalTask, TrialRecord
 from mnist_search.storage import studies
 from mnist_search.storage.studies import ATTEMPT_ATTR, CONFIG_ATTR, TASK_ATTR, UID_ATTR, VERSION_ATTR
-from mnist_search.storage.tables import epochs, leases, old_finals, tracked_runs, weights
+from mnist_search.storage.tables import epochs, leases, metadata, old_finals, tracked_runs, weights
 
 if TYPE_CHECKING:
     from mnist_search.storage.database import Store
@@ -98,7 +98,11 @@ def convert(store: Store) -> None:
             text = StudyConfig.from_json(study.user_attrs[CONFIG_ATTR]).to_json()
             if text != study.user_attrs[CONFIG_ATTR]:
                 study.set_user_attr(CONFIG_ATTR, text)
+    if not sa.inspect(store.engine).has_table(old_finals.name):
+        metadata.create_all(store.engine)  # last: a store with every table is not converted again
+        return
     _check_no_final_runs(store)
+    metadata.create_all(store.engine)
     names = {str(study.user_attrs[UID_ATTR]): study.study_name for study in searches}
     for uid, trials in _old_trials(store).items():
         _convert_finals(store, uid, names.get(uid, f"deleted-{uid[:8]}"), trials)

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mnist_search import __version__
+from mnist_search.errors import masked
 from mnist_search.records import EpochMetrics
 from mnist_search.storage import leases, studies, tables, weights
 from mnist_search.storage.database import Store
@@ -262,10 +263,11 @@ def id_of(trial: Trial | FrozenTrial) -> int:
 
 
 def _attribute_changes(trial_id: int, attributes: Mapping[str, Any]) -> list[sa.Executable]:
-    """The statements that set user attributes of a trial; None deletes one."""
+    """The statements that set user attributes of a trial, texts masked; None deletes one."""
     table = tables.trial_user_attributes
     old = sa.delete(table).where(table.c.trial_id == trial_id, table.c.key.in_(attributes))
-    plain = {key: json.dumps(value) for key, value in attributes.items() if value is not None}
+    safe = {key: masked(value) if isinstance(value, str) else value for key, value in attributes.items()}
+    plain = {key: json.dumps(value) for key, value in safe.items() if value is not None}
     rows = ({"trial_id": trial_id, "key": key, "value_json": value} for key, value in plain.items())
     return [old, *(sa.insert(table).values(row) for row in rows)]
 

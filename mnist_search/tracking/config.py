@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -44,9 +45,12 @@ def make_tracking_config(tracking_uri: str, experiment_name: str) -> TrackingCon
             f"{path} is not an MLflow database; name another file with --tracking-uri sqlite:///FILE"
         )
     root = str(path.parent / "mlartifacts")  # the default of mlflow server
-    return TrackingConfig(
-        tracking_uri=f"sqlite:///{path}", experiment_name=experiment_name, artifact_root=root
-    )
+    return TrackingConfig(tracking_uri=sqlite_url(path), experiment_name=experiment_name, artifact_root=root)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file, in whose path ``?`` and ``%`` are escaped."""
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def local_file(tracking_uri: str) -> Path | None:

@@ -11,7 +11,8 @@ from mlflow.tracking import MlflowClient
 
 from mnist_search.tracking import models, runs
 from mnist_search.tracking.config import TrackingConfig, local_file
-from mnist_search.tracking.runs import UID_TAG, Tracking, all_pages, suppress_mlflow
+from mnist_search.tracking.runs import ROLE_TAG, UID_TAG, Tracking, all_pages, suppress_mlflow
+from mnist_search.tracking.views import delete_view
 
 
 class Deleted(NamedTuple):
@@ -23,7 +24,7 @@ class Deleted(NamedTuple):
 
 
 def delete_from_mlflow(config: TrackingConfig, uids: Iterable[str], linked: Iterable[str]) -> Deleted:
-    """Delete the runs, logged models and registered versions of studies; repeatable after an error.
+    """Delete the runs, saved views, logged models and registered versions of studies; repeatable after an error.
 
     MLflow keeps deleted runs until ``mlflow gc``. The files of models are deleted.
 
@@ -54,6 +55,9 @@ def delete_from_mlflow(config: TrackingConfig, uids: Iterable[str], linked: Iter
                 n_versions += _delete_versions(client, str(model.source_run_id))
                 models.delete_model(tracking, model.model_id)
                 n_models += 1
+    for run_id, run in found.items():
+        if run.data.tags.get(ROLE_TAG) == "study":
+            delete_view(client, run.info.experiment_id, run_id)
     active = [run_id for run_id, run in found.items() if not runs.is_deleted(run)]
     for run_id in active:
         client.delete_run(run_id)

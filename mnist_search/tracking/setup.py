@@ -16,7 +16,7 @@ from experiments import StudyConfig
 from mnist_search import __version__
 from mnist_search.storage.tracked import Location, TrackedStudy
 from mnist_search.tracking import runs
-from mnist_search.tracking.config import TrackingConfig, local_file
+from mnist_search.tracking.config import TrackingConfig, local_file, sqlite_url
 from mnist_search.tracking.runs import ROLE_TAG, STUDY_TAG, UID_TAG, Tracking, run_tags
 from mnist_search.tracking.views import save_view
 
@@ -70,7 +70,7 @@ def create_database(file: Path) -> None:
             return
         temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
         try:
-            MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+            MlflowClient(sqlite_url(temporary)).search_experiments(max_results=1)
             with suppress(FileExistsError):  # another program created the database
                 file.hardlink_to(temporary)
         finally:

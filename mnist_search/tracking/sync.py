@@ -101,10 +101,12 @@ class StudySync:
         """The run of a trial, after ``sync``."""
         return self._runs[trial.number].run_id
 
-    def parent_status(self) -> str:
-        """MLflow's status of the study's run."""
-        tracking = self.tracking
-        return str(tracking.client.get_run(tracking.parent_run_id).info.status)
+    def has_running_runs(self) -> bool:
+        """Whether MLflow shows a run of the study as running."""
+        tracking, is_search = self.tracking, self._study.is_search
+        found = runs.list_runs(tracking, self._study.uid, "trial" if is_search else "final")
+        found += [tracking.client.get_run(tracking.parent_run_id)] if is_search else []
+        return any(run.info.status == "RUNNING" and not runs.is_deleted(run) for run in found)
 
     def reset(self) -> None:
         """Forget what MLflow has, after an error or before the last pass: the next pass reads it."""

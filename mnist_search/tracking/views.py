@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
     from mnist_search.tracking.runs import Tracking
 
 VIEW_PREFIX = "mlflow.sharedViewState."
@@ -58,6 +60,13 @@ def save_view(tracking: Tracking) -> None:
         view = json.dumps({"name": tracking.study, "createdAt": now, "updatedAt": now, "state": state})
         client.set_experiment_tag(tracking.experiment_id, key, view)
         client.set_tag(tracking.parent_run_id, DIGEST_TAG, _digest(view))
+
+
+def delete_view(client: MlflowClient, experiment_id: str, parent_run_id: str) -> None:
+    """Delete the view of a study, if the experiment has it."""
+    key = VIEW_PREFIX + view_id(parent_run_id)
+    if key in client.get_experiment(experiment_id).tags:
+        client.delete_experiment_tag(experiment_id, key)
 
 
 def _digest(view: str) -> str:

@@ -217,8 +217,9 @@ def test_unwritable_folder_is_a_disk_error(cli, tmp_path, mnist_dir):
     assert digest(tmp_path) == {}
 
 
-def test_debug_option_shows_the_traceback_and_keeps_the_exit_code(cli):
-    code, out, err = cli("--debug", "status")
+@pytest.mark.parametrize("arguments", [("--debug", "status"), ("status", "--debug")])
+def test_debug_option_shows_the_traceback_and_keeps_the_exit_code(cli, arguments):
+    code, out, err = cli(*arguments)
 
     assert (code, out) == (66, "")
     assert err.startswith("Traceback")

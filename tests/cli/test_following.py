@@ -9,15 +9,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
+from finished import finish_final, finish_finals
 from optuna.trial import TrialState
-from tracked_trials import start, train
+from tracked_trials import epoch_metrics, final_task, start, train
 
 from mnist_search.cli.app import run_cli
 from mnist_search.cli.table import Column, fitting_columns
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
+from mnist_search.storage.finals import BASELINE_FINALS, FinalsStudy
 
 STATES = ["COMPLETE", "PRUNED", "FAIL", "COMPLETE", "RUNNING", "WAITING"]
 
@@ -144,6 +147,57 @@ def test_watch_ends_with_the_study_and_prints_its_status(cli, study):
     assert re.search(r"^trials done +6$", out, re.MULTILINE)
 
 
+def test_watch_goes_on_to_unfinished_finals(cli, study):
+    finish_running(study)
+    finals = finish_finals(study._store, study.record(), [0.98], top=2, seeds=1)
+    claim = finals.queue.claim()
+    claim.trial.set_user_attr("device", "cpu")
+    finals.queue.report(claim, epoch_metrics(1))
+    end = threading.Timer(1.0, finals.queue.finish, (claim, TrialState.COMPLETE, [0.97, 0.1]))
+    end.start()
+
+    code, out, _ = cli("status", "budget-1500", "--watch")
+
+    end.join()
+    assert code == 0
+    assert "budget-1500.finals: 1 of 2 trials done, 1 running" in out
+    assert "budget-1500.finals: 2 of 2 trials done, 0 running" in out
+    assert re.search(r"^finals +n_trials 2, trials_done 2, failed 0, running 0", out, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("study")
+def test_status_shows_the_trials_of_reproduce(cli, study):
+    code, _, err = cli("status", "baselines")
+    assert (code, len(err.splitlines())) == (66, 1)
+    assert "run mnist-search reproduce all" in err
+    finals = FinalsStudy.open_or_create(study._store, BASELINE_FINALS)
+    finals.add([final_task("seed-001"), final_task("seed-001", seed=1)])
+    finish_final(finals, 0.98)
+
+    code, out, _ = cli("status", "baselines", "--format", "json")
+
+    assert code == 0
+    expected = {
+        "finals": "baselines",
+        "n_trials": 2,
+        "trials_done": 1,
+        "failed": 0,
+        "running": 0,
+        "waiting": 1,
+    }
+    assert json.loads(out) == expected
+
+
+def test_quiet_prints_the_result_only(cli, study):
+    finish_running(study)
+
+    loud = cli("resume", "budget-1500", "--no-mlflow")
+    quiet = cli("resume", "budget-1500", "--no-mlflow", "--quiet")
+
+    assert "add trials with" in loud[2]
+    assert quiet == (0, loud[1], "")
+
+
 @pytest.mark.usefixtures("study")
 def test_watch_takes_no_format(cli):
     code, _, err = cli("status", "--watch", "-f", "json")
@@ -231,6 +285,7 @@ def test_names_are_completed_without_heavy_imports(tmp_path, words, completions)
 
 def test_baselines_are_completed(tmp_path):
     assert "seed-001" in complete(tmp_path, "mnist-search enqueue s --baseline seed")
+    assert {"seed-001", "all"} < set(complete(tmp_path, "mnist-search reproduce "))
 
 
 def test_completion_of_a_damaged_store_prints_nothing(tmp_path):

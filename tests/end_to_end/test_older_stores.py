@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import sqlite3
 import subprocess
 import sys
 
@@ -249,6 +250,18 @@ def test_interrupted_conversion_is_continued(verb):
     assert results(verb) == before
     numbers = {name: len(FinalsStudy.open(store, f"{name}.finals").record().trials) for name in FINALS}
     assert numbers == FINALS
+
+
+@pytest.mark.usefixtures("small_store")
+def test_a_store_without_the_table_of_finals_is_converted_and_deleted_from(verb):
+    with sqlite3.connect("mnist-search.db") as database:
+        database.execute(f"DROP TABLE {old_finals.name}")
+    number = len(json.loads(verb("trials", "budget-1500", "--format", "json")))
+
+    assert verb("delete", "budget-1500", "--yes") == f"deleted budget-1500 ({number} trials)\n"
+
+    columns = {column["name"] for column in sa.inspect(Store.open(URL).engine).get_columns(leases.name)}
+    assert columns == set(leases.columns.keys())
 
 
 @pytest.mark.usefixtures("small_store")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mnist_search.execution.events import ProcessEvent
-from mnist_search.execution.process import ModuleProcess
+from mnist_search.execution.process import ModuleProcess, child_environment
 
 PARENT = """
 import sys
@@ -36,6 +36,13 @@ def test_started_module_has_the_import_path_of_its_parent(tmp_path, arguments):
     )
 
     assert (done.stdout, done.stderr) == ("received hello 0\n", "")
+
+
+@pytest.mark.parametrize(("filters", "expected"), [("error", None), ("ignore", "ignore")])
+def test_started_module_does_not_raise_warnings(monkeypatch, filters, expected):
+    monkeypatch.setenv("PYTHONWARNINGS", filters)
+
+    assert child_environment().get("PYTHONWARNINGS") == expected
 
 
 def start_and_interrupt():

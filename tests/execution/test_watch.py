@@ -38,7 +38,7 @@ def watch_while(search_study, steps, *, active, terminal):
         next(remaining)()
         return search_study.record(), active
 
-    record = watch(read, console, read_seconds=0.0)
+    record = watch(read, console, "mnist-search resume s", read_seconds=0.0)
 
     return output.getvalue(), record, list(remaining)
 

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from PIL import Image
 from safetensors.torch import save
 from support import MLFLOW_WARNINGS
+from tracked_trials import runs_in
 
 from mnist_search.data.dataset import Digits
 from mnist_search.errors import NotFound
@@ -210,7 +211,8 @@ def test_report_is_logged_to_the_run_of_the_study(search_study, store, mnist_dir
     log_report(store.url, search_study.name, mnist_dir, tracking=tracking, warn=warnings.append)
 
     client = MlflowClient(tracking.tracking_uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("experiment").experiment_id])
-    assert run.info.run_name == search_study.name
+    (run,) = runs_in(client, "study")
+    assert (run.info.run_name, run.info.status) == (search_study.name, "FINISHED")
+    assert len(runs_in(client)) == len(search_study.record().trials)
     assert "report.html" in [file.path for file in client.list_artifacts(run.info.run_id)]
     assert warnings == []

@@ -11,6 +11,7 @@ from experiments import StudyConfig
 from mnist_search.evaluation.statistics import final_rows
 from mnist_search.report.result import run_command, study_result
 from mnist_search.search.study import SearchStudy
+from mnist_search.storage.software import software
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def test_result_without_finals_is_a_validation_accuracy_with_its_bias_named(sear
     assert "best of 3 complete trials, which biases it upwards" in result.evidence
     assert "mnist-search finalize budget-1500" in result.evidence
     assert len(result.commands) == 1
+    assert result.commit == result.trial.software.get("commit") == software().get("commit")
 
 
 def test_result_after_finals_is_the_mean_test_accuracy_with_its_interval(search_study, store):

@@ -136,6 +136,16 @@ def test_repeated_finish_changes_nothing(search_study):
     assert list(search_study.queue.kept_weights().values()) == [b"weights 0"]
 
 
+def test_reason_and_traceback_are_stored_without_passwords(search_study):
+    claim = search_study.claim()
+    attributes = {"reason": "error: postgresql://u:secret@host/db", "traceback": "http://u:secret@host"}
+
+    search_study.queue.finish(claim, TrialState.FAIL, attributes=attributes)
+
+    (trial,) = search_study.record().done
+    assert (trial.reason, trial.traceback) == ("error: postgresql://u:***@host/db", "http://u:***@host")
+
+
 def test_released_trial_is_claimed_again_with_its_number_and_params(search_study, store):
     claim = search_study.claim()
     report(search_study, claim, 0.5)

@@ -13,6 +13,7 @@ from mnist_search.tracking.config import make_tracking_config
 from mnist_search.tracking.deletion import delete_from_mlflow
 from mnist_search.tracking.models import register
 from mnist_search.tracking.runs import is_deleted
+from mnist_search.tracking.views import VIEW_PREFIX, view_id
 
 pytestmark = MLFLOW_WARNINGS
 
@@ -46,6 +47,9 @@ def test_runs_models_and_registered_versions_of_a_study_are_deleted(
     left = [run for role in ("study", "trial", "final") for run in runs_in(client, role)]
     assert {run.data.tags["study.uid"] for run in left} == {other.record().uid}
     assert [is_deleted(run) for run in runs_in(client, "final", ViewType.ALL)] == [True]
+    (parent,) = runs_in(client, "study")
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    assert [tag for tag in tags if tag.startswith(VIEW_PREFIX)] == [VIEW_PREFIX + view_id(parent.info.run_id)]
 
 
 def test_runs_that_only_the_store_links_are_deleted(client, config):
