@@ -16,13 +16,14 @@ from search_space import SearchSpace
 TRAINING_PARAMS: Mapping[str, Any] = {
     "optimizer": "sgd",
     "sgd_lr": 0.1,
+    "adamw_lr": 0.01,
     "weight_decay": 1e-4,
     "schedule": "one_cycle",
     "batch_size": 64,
     "label_smoothing": 0.0,
     "augmentation": 0.5,
 }
-"""The default training configuration as params of the search space."""
+"""The default training configuration as params of the search space; the rate of AdamW is for a space without SGD."""
 
 TRAINING = SearchSpace(epochs=15, cycle_momentum=True).training(TRAINING_PARAMS)
 

@@ -1,10 +1,12 @@
 """StudyConfig: everything that two runs of one study must agree on."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from search_space import ParameterBudget, SearchSpace
+from search_space.ranges import in_words
 
 FORMAT = 2
 """Incremented if older versions could misread a study; version 0.1 reads format 1."""
@@ -39,19 +41,23 @@ class StudyConfig:
         depth: tuple[int, int] | None = None,
         width: tuple[int, int] | None = None,
         epochs: int | None = None,
+        params: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> Self:
         """The configuration for a budget, with the bounds of its default space that are not given.
 
+        ``params`` narrows or fixes params of the space, as ``{"optimizer": "sgd", "dropout": (0, 0.05)}``;
         ``values`` are other fields.
 
-        >>> StudyConfig.for_budget(8000, epochs=5, pruner="none").space
-        SearchSpace(depth=(3, 7), width=(4, 30), epochs=5)
+        >>> StudyConfig.for_budget(8000, epochs=5, pruner="none").space.epochs
+        5
+        >>> StudyConfig.for_budget(8000, params={"optimizer": "sgd"}).space.params
+        {'optimizer': ('sgd',)}
 
         Raises:
             ValueError: a value is out of range, or no network of the space is within the budget.
         """
-        bounds = {"depth": depth, "width": width, "epochs": epochs}
+        bounds = {"depth": depth, "width": width, "epochs": epochs, "params": params}
         given = {name: bound for name, bound in bounds.items() if bound is not None}
         return cls(budget=budget, space=SearchSpace.for_budget(budget, **given), **values)
 
@@ -74,7 +80,10 @@ class StudyConfig:
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        values = {"format": FORMAT, **asdict(self)}
+        if not self.space.params:  # an earlier 0.2 does not know them
+            del values["space"]["params"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -98,10 +107,14 @@ class StudyConfig:
     def differences(self, requested: Self) -> dict[str, tuple[Any, Any]]:
         """Stored and requested values by name of the fields in which ``requested`` differs from this."""
         stored, other = _flat_fields(self), _flat_fields(requested)
-        return {name: (value, other[name]) for name, value in stored.items() if value != other[name]}
+        names = dict.fromkeys((*stored, *other))
+        values = {name: (stored.get(name, "whole range"), other.get(name, "whole range")) for name in names}
+        return {name: (old, new) for name, (old, new) in values.items() if old != new}
 
 
 def _flat_fields(config: StudyConfig) -> dict[str, Any]:
-    """Values by name, those of the space first."""
+    """Values by name, those of the space first, with a range in words per narrowed param."""
     values = asdict(config)
-    return {**values.pop("space"), **values}
+    space = values.pop("space")
+    narrowed = {name: in_words(config.space.distributions[name]) for name in space.pop("params")}
+    return {**space, **narrowed, **values}

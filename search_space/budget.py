@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from search_space.ranges import range_of
 from search_space.space import Params, SearchSpace
 
 MAX_BUDGET = 1_000_000  # the search is for tiny networks
@@ -39,14 +40,15 @@ class ParameterBudget:
         Raises:
             ValueError: no network of the space is within the budget.
         """
-        low, high = self.space.width
         feasible = self._cheapest_feasible(params)
-        widths = {name: params[name] for name in self.space.width_params}
-        smallest, largest = low / max(widths.values()), high / min(widths.values())
-        best = feasible | dict.fromkeys(widths, low)
+        bounds = {n: range_of(self.space.distributions[n]) for n in self.space.width_params}
+        widths = {name: params[name] for name in bounds}
+        smallest = min(low / widths[name] for name, (low, _) in bounds.items())
+        largest = max(high / widths[name] for name, (_, high) in bounds.items())
+        best = feasible | {name: low for name, (low, _) in bounds.items()}
         for _ in range(16):  # halves a range of at most 512^2 to less than one channel
             factor = (smallest * largest) ** 0.5
-            scaled = {n: min(max(round(w * factor), low), high) for n, w in widths.items()}
+            scaled = {n: min(max(round(w * factor), bounds[n][0]), bounds[n][1]) for n, w in widths.items()}
             if self.fits(feasible | scaled):
                 best, smallest = feasible | scaled, factor
             else:
@@ -55,12 +57,14 @@ class ParameterBudget:
 
     def _cheapest_feasible(self, params: Params) -> dict[str, Any]:
         """The params, changed as little as needed for the network to fit at minimum widths."""
-        feasible = dict(params)
-        narrowest = dict.fromkeys(self.space.width_params, self.space.width[0])
+        feasible, space = dict(params), self.space
+        ranges = {name: range_of(param) for name, param in space.architecture_params.items()}
+        narrowest = {name: ranges[name][0] for name in space.width_params}
         cheaper: list[dict[str, Any]] = [
-            *({"depth": depth} for depth in range(feasible["depth"], self.space.depth[0] - 1, -1)),
-            {"head": "gap"},
-            {"transition": False},
+            *({"depth": depth} for depth in range(feasible["depth"], ranges["depth"][0] - 1, -1)),
+            *({"head": head} for head in ("gap",) if head in ranges["head"]),
+            *({"transition": value} for value in (False,) if value in ranges["transition"]),
+            space.cheapest,
         ]
         for change in cheaper:
             feasible |= change

@@ -5,7 +5,7 @@ trial has the same distributions and a sampler can model them jointly.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from math import ceil, prod, sqrt
@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 
 from search_space import architecture as arch
+from search_space import ranges
 from search_space import training_config as cfg
 
 Params: TypeAlias = Mapping[str, Any]
@@ -41,14 +42,17 @@ class TrialConfig:
 class SearchSpace:
     """Blocks of 3x3 convolution, batch norm, ReLU and dropout; one or two pooling layers; a head.
 
+    ``params`` are ranges of params by name: only this part of the space is searched. One value fixes a param.
+
     Raises:
-        ValueError: invalid bounds.
+        ValueError: invalid bounds, no such param, or a range outside of the param's own.
     """
 
     depth: tuple[int, int] = (3, 7)  # minimum and maximum number of blocks
     width: tuple[int, int] = (4, 30)  # minimum and maximum number of channels of a block
     epochs: int = 15  # of a complete training run
     cycle_momentum: bool = False  # of one-cycle schedules; studies of version 0.1 cycle it
+    params: ranges.Ranges = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not 3 <= self.depth[0] <= self.depth[1] <= 12:
@@ -57,10 +61,19 @@ class SearchSpace:
             raise ValueError(f"width takes bounds LOW:HIGH within 1:512, not {self.width}")
         if not 1 <= self.epochs <= 10_000:
             raise ValueError(f"epochs must be within 1:10000, not {self.epochs}")
+        given, whole = self.params, self._whole
+        narrowed = ranges.narrow(whole, given)
+        canonical = {name: ranges.range_of(narrowed[name]) for name in whole if narrowed[name] != whole[name]}
+        object.__setattr__(self, "params", canonical)
+
+    @classmethod
+    def widest(cls) -> Self:
+        """The space with the widest bounds, which has every param."""
+        return cls(depth=(3, 12), width=(1, 512))
 
     @classmethod
     def for_budget(cls, budget: int, **bounds: Any) -> Self:
-        """The space with default bounds for a budget, unless others are given.
+        """The space with default bounds for a budget, unless others are given; ``params`` may bound the depth.
 
         A 3x3 convolution from C to C channels has 9 C^2 parameters, so the maximum width is
         sqrt(budget / 9), and the minimum is a seventh of it.
@@ -69,10 +82,11 @@ class SearchSpace:
             ValueError: invalid bounds, or no network of the space is within the budget.
         """
         widest = min(max(4, ceil(sqrt(budget / 9))), 512)
-        space = cls(**{"width": (max(2, widest // 7), widest)} | bounds)
+        space = cls(**{"width": (max(2, widest // 7), widest)} | without_range_of_depth(bounds))
         if space.smallest > budget:
             limits = (("width", space.width, 1), ("depth", space.depth, 3))
             lower = [f"{name} (now {low}:{high})" for name, (low, high), floor in limits if low > floor]
+            lower += ["the ranges of params"] if space.params else []
             raise ValueError(
                 f"no network of this space has {budget:,} parameters or fewer: the smallest has "
                 f"{space.smallest:,}; raise the budget to {space.smallest:,}"
@@ -86,12 +100,21 @@ class SearchSpace:
         return (*(f"width_{i}" for i in range(1, self.depth[1] + 1)), "transition_width")
 
     @cached_property
-    def architecture_params(self) -> dict[str, CategoricalDistribution | IntDistribution]:
+    def architecture_params(self) -> dict[str, BaseDistribution]:
         """Distributions of the params that determine the architecture, and so the parameter count."""
-        widths = IntDistribution(*self.width)
+        narrowed = self.distributions
+        return {name: narrowed[name] for name in self._whole_architecture}
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Distributions of all params."""
+        return ranges.narrow(self._whole, self.params)
+
+    @cached_property
+    def _whole_architecture(self) -> dict[str, BaseDistribution]:
         return {
             "depth": IntDistribution(*self.depth),
-            **dict.fromkeys(self.width_params, widths),
+            **dict.fromkeys(self.width_params, IntDistribution(*self.width)),
             "pool_1": IntDistribution(1, 3),
             "pool_2": IntDistribution(0, 4),
             "padding": CategoricalDistribution(("same", "valid")),
@@ -100,10 +123,10 @@ class SearchSpace:
         }
 
     @cached_property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Distributions of all params."""
+    def _whole(self) -> dict[str, BaseDistribution]:
+        """Distributions of all params, not narrowed."""
         return {
-            **self.architecture_params,
+            **self._whole_architecture,
             "dropout": FloatDistribution(0.0, 0.1, step=0.01),
             "dropout_per": CategoricalDistribution(("element", "channel")),
             "optimizer": CategoricalDistribution(("sgd", "adamw")),
@@ -186,34 +209,73 @@ class SearchSpace:
         return {
             name: range(param.low, param.high + 1) if isinstance(param, IntDistribution) else param.choices
             for name, param in self.architecture_params.items()
+            if isinstance(param, IntDistribution | CategoricalDistribution)
         }
 
     def draw(self, rng: np.random.RandomState) -> dict[str, Any]:
         """Draw the architecture params independently and uniformly."""
         return {name: values[rng.randint(len(values))] for name, values in self._choices.items()}
 
-    def _counts(self, width: int) -> Iterator[int]:
-        """Parameter counts of every combination of the other architecture params, with all widths equal."""
-        choices = self._choices | dict.fromkeys(self.width_params, (width,))
-        for values in product(*choices.values()):
-            yield self.architecture(dict(zip(choices, values, strict=True))).num_params()
+    def _with_widths(self, position: int) -> Iterator[dict[str, Any]]:
+        """Every combination of the other architecture params, with all widths at their first (0) or last (-1) value."""
+        choices = self._choices | {name: (self._choices[name][position],) for name in self.width_params}
+        return (dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
+
+    def _count(self, params: Params) -> int:
+        return self.architecture(params).num_params()
+
+    @cached_property
+    def cheapest(self) -> dict[str, Any]:
+        """The architecture params of the smallest network of the space."""
+        return min(self._with_widths(0), key=self._count)
 
     @cached_property
     def smallest(self) -> int:
         """Parameter count of the smallest network of the space."""
-        return min(self._counts(self.width[0]))
+        return self._count(self.cheapest)
 
     @cached_property
     def largest(self) -> int:
         """Parameter count of the largest network of the space."""
-        return max(self._counts(self.width[1]))
+        return max(map(self._count, self._with_widths(-1)))
 
     @property
     def num_architectures(self) -> int:
         """Number of settings of the architecture params, not counting unused ones."""
-        widths = self.width[1] - self.width[0] + 1
-        discrete = prod(len(self._choices[name]) for name in ("pool_1", "pool_2", "padding", "head"))
-        return sum(discrete * widths**d * (1 + widths) for d in range(self.depth[0], self.depth[1] + 1))
+        sizes = {name: len(values) for name, values in self._choices.items()}
+        discrete = prod(sizes[name] for name in ("pool_1", "pool_2", "padding", "head"))
+        transitions = sum(sizes["transition_width"] if used else 1 for used in self._choices["transition"])
+        widths = [prod(sizes[f"width_{i}"] for i in range(1, depth + 1)) for depth in self._choices["depth"]]
+        return discrete * transitions * sum(widths)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the number of configurations is finite: no param that is used has a continuous range."""
+        rates = {"sgd": "sgd_lr", "adamw": "adamw_lr"}
+        optimizers = ranges.range_of(self.distributions["optimizer"])
+        unused = {rate for optimizer, rate in rates.items() if optimizer not in optimizers}
+        return all(
+            not isinstance(param, FloatDistribution)
+            or param.step is not None
+            or param.single()
+            or name in unused
+            for name, param in self.distributions.items()
+        )
+
+
+def without_range_of_depth(bounds: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a SearchSpace; a range of the depth among its ``params`` becomes its ``depth``.
+
+    The depth decides which widths the space has.
+    """
+    params = dict(bounds.get("params", {}))
+    if "depth" not in params:
+        return dict(bounds)
+    depth = params.pop("depth")
+    pair = (depth[0], depth[-1]) if isinstance(depth, list | tuple) else (depth, depth)
+    if bounds.get("depth", pair) != pair:
+        raise ValueError(f"depth takes one range, not {bounds['depth']} and {pair}")
+    return {**bounds, "depth": pair, "params": params}
 
 
 def _suggest(trial: BaseTrial, name: str, param: BaseDistribution) -> Any:

@@ -33,6 +33,13 @@ def study(context: Context, incomplete: str) -> list[str]:
     return _matching(names, incomplete)
 
 
+def param(incomplete: str) -> list[str]:
+    """Complete the name of a param of the search space."""
+    from search_space import SearchSpace
+
+    return _matching((f"{name}=" for name in SearchSpace.widest().distributions), incomplete)
+
+
 def baseline(incomplete: str) -> list[str]:
     """Complete the name of a baseline."""
     from experiments import BASELINES

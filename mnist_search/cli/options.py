@@ -62,6 +62,16 @@ DATA_HELP = "Folder of the MNIST IDX files, gzipped or not; downloaded into a ca
 DataOption = Annotated[Path | None, option(DATA_HELP, setting=DATA, show_default=False)]
 DepthOption = Annotated[str | None, stored("3:7", "Minimum and maximum number of blocks, LOW:HIGH.")]
 WidthOption = Annotated[str | None, stored("by budget", "Minimum and maximum number of channels, LOW:HIGH.")]
+PARAM_HELP = (
+    "Search a part of the space: NAME=VALUE fixes a param, NAME=LOW:HIGH bounds a number, "
+    "NAME=CHOICE,CHOICE names choices; repeatable. mnist-search space lists the params."
+)
+ParamOption = Annotated[
+    list[str] | None,
+    stored("none", PARAM_HELP, "--param", "-p", metavar="NAME=...", autocompletion=completion.param),
+]
+SPACE_HELP = "TOML file with ranges of params, as mnist-search space --toml prints it; --param overrides it."
+SpaceOption = Annotated[Path | None, stored("none", SPACE_HELP, "--space")]
 DeviceOption = Annotated[
     str, training("cuda is every GPU; name some as cuda:0,cuda:2.", "--device", choices=completion.DEVICES)
 ]
@@ -204,6 +214,23 @@ def parse_bounds(text: str | None, option: str) -> tuple[int, int] | None:
     if not match:
         raise UsageError(f"{option} takes LOW:HIGH, such as 4:30, not {text!r}")
     return int(match[1]), int(match[2])
+
+
+def parse_params(texts: Sequence[str] | None, file: Path | None) -> dict[str, Any] | None:
+    """Ranges of params, of a file and of ``--param``, which overrides it; None without either.
+
+    Raises:
+        DiskError: the file cannot be read.
+        ValueError: it is no TOML document, or a text is no range of a param.
+    """
+    from mnist_search.files import read_text
+    from search_space import SearchSpace
+    from search_space.ranges import from_toml, parse
+
+    if texts is None and file is None:
+        return None
+    ranges = from_toml(read_text(file, "name another with --space")) if file else {}
+    return ranges | dict(parse(SearchSpace.widest().distributions, text) for text in texts or ())
 
 
 def parse_jobs(text: str) -> int | None:

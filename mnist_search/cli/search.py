@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Exit, echo
@@ -14,7 +15,7 @@ from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option, stored
 from mnist_search.cli.outcome import print_link, print_next_commands, print_result
-from mnist_search.cli.output import format_value, print_fields
+from mnist_search.cli.output import print_fields
 from mnist_search.errors import UsageError, first_line, masked
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def run(
     fill: Annotated[bool | None, stored("fill", "Scale all widths to fill the budget.")] = None,
     depth: opt.DepthOption = None,
     width: opt.WidthOption = None,
+    param: opt.ParamOption = None,
+    space: opt.SpaceOption = None,
     warm_start: Annotated[Literal["templates", "baselines", "none"], option(WARM_START_HELP)] = "templates",
     train_images: Annotated[int | None, stored("50000", "Number of training images.", min=1000)] = None,
     val_images: Annotated[int | None, stored("10000", "Number of validation images.", min=100)] = None,
@@ -68,6 +71,7 @@ def run(
         "train_images": train_images, "val_images": val_images,
     }  # fmt: skip
     try:
+        options["params"] = opt.parse_params(param, space)
         configs = {
             name: resolve_config(stores.storage, name, number, options)
             for name, number in _parse_budgets(budget, study).items()
@@ -221,18 +225,26 @@ def space(
     budget: Annotated[int, option("Maximum number of parameters.", "--budget", "-b", min=1)],
     depth: opt.DepthOption = None,
     width: opt.WidthOption = None,
+    param: opt.ParamOption = None,
+    file: Annotated[Path | None, option(opt.SPACE_HELP, "--space")] = None,
+    toml: Annotated[bool, option("Print the whole space as a file for --space.", "--toml")] = False,
     output_format: opt.FormatOption = "table",
 ) -> None:
     """Print the size of a search space, and the share of it within the budget."""
     from experiments import StudyConfig
+    from search_space.ranges import in_words, to_toml
 
     depths, widths = opt.parse_bounds(depth, "--depth"), opt.parse_bounds(width, "--width")
     try:
-        config = StudyConfig.for_budget(budget, depth=depths, width=widths)
+        params = opt.parse_params(param, file)
+        config = StudyConfig.for_budget(budget, depth=depths, width=widths, params=params)
         feasible, near = config.parameter_budget.feasible_share()
     except ValueError as error:
         raise UsageError(f"{error}; see mnist-search space --help") from error
     space = config.space
+    if toml:
+        echo(to_toml(space.distributions), nl=False)
+        return
     document = {
         "budget": budget,
         "smallest": space.smallest,
@@ -243,20 +255,10 @@ def space(
         "depth": "{} to {}".format(*space.depth),
         "width": "{} to {}".format(*space.width),
     }
-    params = {name: _in_words(distribution) for name, distribution in space.distributions.items()}
+    params = {name: in_words(distribution) for name, distribution in space.distributions.items()}
     if output_format != "table":
         print_fields(document | {"params": params}, output_format)
         return
     print_fields(document | {"architectures": f"{space.num_architectures:.1e}"}, output_format)
     print("\nparams")
     print_fields(params, output_format)
-
-
-def _in_words(distribution: Any) -> str:
-    """The values of one of Optuna's distributions, such as ``4 to 30``."""
-    if hasattr(distribution, "choices"):
-        return ", ".join(format_value("", choice) for choice in distribution.choices)
-    values = f"{distribution.low:g} to {distribution.high:g}"
-    if distribution.log:
-        return f"{values} on a log scale"
-    return values if distribution.step in {None, 1} else f"{values} in steps of {distribution.step:g}"

@@ -27,9 +27,10 @@ from mnist_search.execution.events import Stop
 from mnist_search.execution.process import ModuleProcess, SyncRunner
 from mnist_search.execution.supervisor import ProgressReporter, Supervisor
 from mnist_search.records import StudyRecord
+from mnist_search.search.configurations import check_size
 from mnist_search.search.pruners import check_pruner
 from mnist_search.search.samplers import check_sampler, class_path
-from mnist_search.search.study import SearchStudy, quiet_optuna, stored_study
+from mnist_search.search.study import DEFAULT_TRIALS, SearchStudy, quiet_optuna, stored_study
 from mnist_search.search.warm_start import enqueue_baselines, enqueue_best, enqueue_templates
 from mnist_search.storage.database import Store, failure, retry
 from mnist_search.storage.queue import TrialQueue
@@ -184,6 +185,7 @@ def worker_configs(config: RunConfig, n_left: int) -> list[RunConfig]:
 def _is_done(run_config: RunConfig) -> bool:
     """Check the stored study; True if no trial is left to train, which needs neither device nor data."""
     if run_config.config is not None and stored_study(run_config.storage, run_config.study) is None:
+        check_size(run_config.config, run_config.n_trials or DEFAULT_TRIALS)
         return False
     search_study = SearchStudy.open(Store.open(run_config.storage), run_config.study)
     if run_config.sampler is None:

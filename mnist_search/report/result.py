@@ -16,6 +16,7 @@ from mnist_search.records import StudyRecord, TrialRecord, percent
 from mnist_search.search.samplers import SAMPLERS
 from mnist_search.storage.database import Store
 from search_space import TrialConfig
+from search_space.ranges import to_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,8 @@ def run_command(record: StudyRecord, *, has_templates: bool) -> str:
     for name, value in _options(config).items():
         if value != defaults.get(name):
             words += [f"--{name}", value]
+    for name in config.space.params:
+        words += ["--param", f"{name}={to_text(config.space.distributions[name])}"]
     words += [] if config.fill else ["--no-fill"]
     words += [] if has_templates else ["--warm-start", "none"]
     return shlex.join(words)

@@ -16,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments import StudyConfig
 from mnist_search.errors import StudyConflict, UsageError
+from mnist_search.search.configurations import EarlierConfigs
+from search_space.ranges import single_value
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
@@ -36,6 +38,9 @@ UNSUPPORTED = {
 
 FULLY_RELATIVE = {"tpe"}
 """Samplers that propose every param jointly; inferring that from 500 trials doubles the time of a proposal."""
+MAX_REPAIRS = 10_000
+"""Enough to find the last configuration of a space with a thousand."""
+
 MAX_DRAWS = {"gp": 4}
 """Fewer draws for a sampler that takes about a second for a proposal."""
 
@@ -75,9 +80,10 @@ class BudgetSampler(BaseSampler):
     """Wraps a sampler and draws until the whole configuration fits.
 
     Params that the wrapped sampler does not propose jointly are drawn independently, so that a
-    configuration is complete before the trial gets any param. Params that a trial already has,
-    enqueued or from an interrupted attempt, are kept. Optuna's samplers share a joint proposal with
-    other workers by writing it to the trial; here only the proposal that is used is written.
+    configuration is complete before the trial gets any param. Params with one value are fixed. Params
+    that a trial already has, enqueued or from an interrupted attempt, are kept. Optuna's samplers share
+    a joint proposal with other workers by writing it to the trial; here only the proposal that is used
+    is written.
 
     Args:
         sampler: the wrapped sampler.
@@ -102,6 +108,7 @@ class BudgetSampler(BaseSampler):
         max_draws: int = 100,
     ) -> None:
         self._sampler, self._space, self._joint = sampler, dict(space), joint
+        self._fixed = {n: single_value(d) for n, d in space.items() if d.single()}
         self._fits, self._adjust, self._repair, self._max_draws = fits, adjust, repair, max_draws
         self._independent: dict[str, BaseDistribution] = {}
         self.rejected = 0
@@ -112,6 +119,7 @@ class BudgetSampler(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Params that the wrapped sampler models jointly, and all others of the space."""
         joint = self._joint or self._sampler.infer_relative_search_space(study, trial)
+        joint = {n: d for n, d in joint.items() if n not in self._fixed}
         self._independent = {n: d for n, d in self._space.items() if n not in joint}
         return {**joint, **self._independent}
 
@@ -129,7 +137,7 @@ class BudgetSampler(BaseSampler):
         view._storage = cast("BaseStorage", buffer)
         view._thread_local = study._thread_local  # the cache of trials
         for _ in range(self._max_draws):
-            params = dict(self._sampler.sample_relative(view, trial, joint))
+            params = self._fixed | dict(self._sampler.sample_relative(view, trial, joint))
             for name, param in self._space.items():
                 if name not in params:
                     params[name] = self._sampler.sample_independent(view, trial, name, param)
@@ -138,8 +146,24 @@ class BudgetSampler(BaseSampler):
                 break
             self.rejected += 1
         else:
-            proposal = self._repair(params | presets) | presets
+            proposal = self._repaired(params, presets, RandomSampler(seed=trial.number), view, trial)
         buffer.flush(proposal)
+        return proposal
+
+    def _repaired(
+        self,
+        params: dict[str, Any],
+        presets: dict[str, Any],
+        sampler: RandomSampler,
+        study: Study,
+        trial: FrozenTrial,
+    ) -> dict[str, Any]:
+        """A repaired proposal, or if it does not fit, the first repaired one of random params that fits."""
+        for _ in range(MAX_REPAIRS):
+            proposal = self._repair(params | presets) | presets
+            if self._fits(proposal):
+                break
+            params = {n: sampler.sample_independent(study, trial, n, d) for n, d in self._space.items()}
         return proposal
 
     def sample_independent(
@@ -183,9 +207,14 @@ def class_path(sampler: BaseSampler) -> str:
 
 
 def sampler_for_trial(
-    study_config: StudyConfig, number: int, sampler: BaseSampler | None = None
+    study_config: StudyConfig,
+    number: int,
+    sampler: BaseSampler | None = None,
+    earlier: Sequence[FrozenTrial] = (),
 ) -> BudgetSampler:
     """Create the sampler of one trial; ``sampler`` replaces the one that the StudyConfig names.
+
+    A configuration of an ``earlier`` trial is not proposed again.
 
     It is seeded by the study's seed and the trial's number, so that an interrupted study makes the
     same proposals as an uninterrupted one. Samplers read all that they learn from the store. A
@@ -196,10 +225,11 @@ def sampler_for_trial(
         check_sampler(name)
         sampler = SAMPLERS[name](derive_seed(study_config.seed, number))
     params = study_config.space.distributions
+    known = EarlierConfigs(study_config.space, earlier)
     return BudgetSampler(
         sampler,
         params,
-        budget.fits,
+        lambda proposal: budget.fits(proposal) and proposal not in known,
         joint=dict(sorted(params.items())) if name in FULLY_RELATIVE else None,
         adjust=budget.scale_to_budget if study_config.fill else dict,
         repair=budget.scale_to_budget,

@@ -16,6 +16,7 @@ from optuna.trial import Trial
 from experiments import StudyConfig
 from mnist_search.errors import NotFound, StudyConflict, UsageError
 from mnist_search.records import StudyRecord
+from mnist_search.search.configurations import check_size
 from mnist_search.search.pruners import check_pruner, pruner_for
 from mnist_search.search.samplers import check_sampler, sampler_for_trial
 from mnist_search.storage import studies
@@ -25,6 +26,7 @@ from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import Claim, TrialQueue
 from mnist_search.storage.studies import CONFIG_ATTR, KIND_ATTR, N_TRIALS_ATTR, UID_ATTR
 from search_space import Architecture
+from search_space.space import without_range_of_depth
 
 DEFAULT_TRIALS = 50
 """Trained trials of a new study."""
@@ -103,8 +105,9 @@ class SearchStudy:
         return int(self.study.user_attrs[N_TRIALS_ATTR])
 
     def raise_n_trials(self, n_trials: int) -> None:
-        """Request at least this many trained trials."""
+        """Request at least this many trained trials; UsageError if the space has fewer configurations."""
         if n_trials > self.n_trials:
+            check_size(self.config, n_trials)
             self.study.set_user_attr(N_TRIALS_ATTR, n_trials)
 
     def record(self) -> StudyRecord:
@@ -133,12 +136,14 @@ class SearchStudy:
 
     def _suggest_params(self, trial: Trial) -> None:
         """Let the sampler suggest every param; those of an earlier attempt are kept."""
+        trials = self.study.get_trials(deepcopy=False)
         if self._sampler and not self._has_proposed:
             # Every process has the same copy of a sampler object, whose draws it must not repeat.
-            if any(t.params for t in self.study.get_trials(deepcopy=False)):
+            if any(t.params for t in trials):
                 self._sampler.reseed_rng()
             self._has_proposed = True
-        self.study.sampler = sampler = sampler_for_trial(self.config, trial.number, self._sampler)
+        earlier = [each for each in trials if each.number != trial.number]
+        self.study.sampler = sampler = sampler_for_trial(self.config, trial.number, self._sampler, earlier)
         # Optuna samples at the first suggestion, so the sampler of this trial is the one in use.
         self.config.space.suggest(trial)
         if sampler.rejected:
@@ -161,9 +166,11 @@ def resolve_config(url: str, name: str, budget: int, options: Mapping[str, Any])
     if study is None:
         config = StudyConfig.for_budget(budget, **values)
     else:
-        bounds = {option: values.pop(option) for option in ("depth", "width", "epochs") if option in values}
         stored = studies.stored_config(study)
-        config = replace(stored, budget=budget, space=replace(stored.space, **bounds), **values)
+        of_space = ("depth", "width", "epochs", "params")
+        bounds: dict[str, Any] = {name: values.pop(name) for name in of_space if name in values}
+        space = replace(stored.space, **without_range_of_depth(bounds))
+        config = replace(stored, budget=budget, space=space, **values)
     check_sampler(config.sampler)
     check_pruner(config.pruner)
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,10 @@ from experiments import BASELINES, StudyConfig, defaults
 from mnist_search.errors import NotFound
 from mnist_search.records import StudyRecord
 from mnist_search.search.study import SearchStudy
+from search_space import TrialConfig
+from search_space.ranges import range_of
+
+logger = logging.getLogger(__name__)
 
 POINTS = {name: recipe.params for name, recipe in BASELINES.items() if recipe.params}
 """Params of the points of the search space next to the baselines that have one."""
@@ -29,17 +34,30 @@ def enqueue_baselines(search_study: SearchStudy) -> list[str]:
 
 
 def enqueue_templates(search_study: SearchStudy) -> None:
-    """Enqueue the known templates, at most one per slot, each once, unless the study has started trials."""
+    """Enqueue the known templates, at most one per slot, each once, unless the study has started trials.
+
+    A warning names the ranges of params that the templates are fitted to.
+    """
     trials = search_study.study.get_trials(deepcopy=False)
     if all(trial.state == TrialState.WAITING for trial in trials):
-        for params in known_templates(search_study.config)[: search_study.n_trials]:
+        added = sum(
             search_study.enqueue(params)
+            for params in known_templates(search_study.config)[: search_study.n_trials]
+        )
+        if narrowed := search_study.config.space.params:
+            logger.warning("%d templates are fitted to the ranges of %s", added, ", ".join(narrowed))
 
 
 def known_templates(study_config: StudyConfig) -> list[dict[str, Any]]:
-    """The default template and the baselines' architectures, scaled to the budget, with default training."""
-    templates = [defaults.TEMPLATE, *POINTS.values()]
-    return [scaled_to_budget(study_config, {**params, **defaults.TRAINING_PARAMS}) for params in templates]
+    """The default template and the baselines' architectures, with default training, fitted to the space.
+
+    They are scaled to the budget. Templates that become equal to an earlier one are left out.
+    """
+    fitted: dict[TrialConfig, dict[str, Any]] = {}
+    for template in (defaults.TEMPLATE, *POINTS.values()):
+        params = scaled_to_budget(study_config, {**template, **defaults.TRAINING_PARAMS})
+        fitted.setdefault(study_config.space.decode(params), params)
+    return list(fitted.values())
 
 
 def enqueue_best(search_study: SearchStudy, smaller: StudyRecord) -> None:
@@ -57,13 +75,14 @@ def scaled_to_budget(study_config: StudyConfig, params: Mapping[str, Any]) -> di
 
 def project_to_space(study_config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     """The point of the space nearest to the params; one that is not given is at its lower bound or first choice."""
-    projected = {}
+    projected: dict[str, Any] = {}
     for name, param in study_config.space.distributions.items():
         if isinstance(param, IntDistribution | FloatDistribution):
             value = np.clip(params.get(name, param.low), param.low, param.high)
             projected[name] = type(param.low)(value)
         else:
-            projected[name] = params.get(name, param.to_external_repr(0))
+            first, *others = range_of(param)
+            projected[name] = params.get(name) if params.get(name) in others else first
     return projected
 
 

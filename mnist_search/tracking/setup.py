@@ -19,6 +19,7 @@ from mnist_search.tracking import runs
 from mnist_search.tracking.config import TrackingConfig, local_file, sqlite_url
 from mnist_search.tracking.runs import ROLE_TAG, STUDY_TAG, UID_TAG, Tracking, run_tags
 from mnist_search.tracking.views import save_view
+from search_space.ranges import to_text
 
 CREATION_SECONDS = 120.0
 """How long to wait for another process that creates MLflow's database."""
@@ -49,7 +50,7 @@ def open_tracking(config: TrackingConfig, study: TrackedStudy) -> Tracking:
         run = client.create_run(_experiment_id(client, config), tags=tags, run_name=parent.name)
     _restore(client, run)
     if record is not None:
-        client.log_batch(run.info.run_id, params=runs.missing_params(run, _params(record.config)))
+        client.log_batch(run.info.run_id, params=runs.missing_params(run, study_params(record.config)))
     location = Location(run.info.experiment_id, run.info.run_id)
     study.remember(config.tracking_uri, location)
     tracking = Tracking(client, location.experiment_id, location.parent_run_id, parent.name)
@@ -77,10 +78,13 @@ def create_database(file: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _params(config: StudyConfig) -> dict[str, Any]:
+def study_params(config: StudyConfig) -> dict[str, Any]:
+    """The stored configuration, for the params of the parent run."""
     names = ("budget", "fill", "sampler", "pruner", "seed", "train_images", "val_images")
-    of_space = {name: getattr(config.space, name) for name in ("epochs", "depth", "width")}
-    return {name: getattr(config, name) for name in names} | of_space
+    space = config.space
+    of_space = {name: getattr(space, name) for name in ("epochs", "depth", "width")}
+    narrowed = {f"range.{name}": to_text(space.distributions[name]) for name in space.params}
+    return {name: getattr(config, name) for name in names} | of_space | narrowed
 
 
 def _find_parent_run(client: MlflowClient, uid: str) -> Run | None:

@@ -214,7 +214,7 @@ def test_space_and_explain_use_words_instead_of_class_names(cli):
     assert "width 1           4 to 30" in space
     assert "sgd lr            0.01 to 0.4 on a log scale" in space
     assert "dropout           0 to 0.1 in steps of 0.01" in space
-    assert "transition        yes, no" in space
+    assert "transition        true, false" in space
     assert "Distribution" not in space + json.dumps(json.loads(cli("space", "-b", "8000", "-f", "json")[1]))
     assert "3x3 convolution" in explained
     assert "Conv(" not in explained
