@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from search_space import ParameterBudget, SearchSpace
+from search_space import ParameterBudget, SearchSpace, TrainingConfig
 from search_space.ranges import in_words
 
 FORMAT = 2
@@ -68,6 +68,12 @@ class StudyConfig:
         if self.train_images + self.val_images > 60_000:
             raise ValueError("a split has at most 60,000 training images in total")
 
+    def training(self, config: TrainingConfig) -> TrainingConfig:
+        """The training of a trial: under screening, every rung ends with a complete schedule."""
+        if self.pruner != "screening":
+            return config
+        return replace(config, restarts=rungs(config.epochs)[:-1])
+
     @property
     def split(self) -> tuple[int, int, int]:
         """Training images, validation images and seed of the split."""
@@ -110,6 +116,19 @@ class StudyConfig:
         names = dict.fromkeys((*stored, *other))
         values = {name: (stored.get(name, "whole range"), other.get(name, "whole range")) for name in names}
         return {name: (old, new) for name, (old, new) in values.items() if old != new}
+
+
+def rungs(epochs: int) -> tuple[int, ...]:
+    """Epochs after which screening decides whether a trial trains on, and the last epoch.
+
+    They are at 2/15, 1/3 and the whole of a training run, at least one epoch apart.
+
+    >>> rungs(15)
+    (2, 5, 15)
+    """
+    first = max(1, round(2 * epochs / 15))
+    second = max(first + 1, round(epochs / 3))
+    return (*(rung for rung in (first, second) if rung < epochs), epochs)
 
 
 def _flat_fields(config: StudyConfig) -> dict[str, Any]:

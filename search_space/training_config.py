@@ -1,6 +1,7 @@
 """Training configuration: optimizer, schedule, augmentation and weight averaging, as frozen dataclasses."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, Self, TypeAlias
 
 
@@ -100,6 +101,9 @@ class Augmentation:
 class TrainingConfig:
     """Hyperparameters of one training run.
 
+    After each epoch of ``restarts`` the schedule starts again (warm restarts, arXiv 1608.03983), so that
+    every part of the training run is a complete schedule.
+
     Raises:
         ValueError: a value is out of range.
     """
@@ -111,6 +115,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema_decay: float | None = None
+    restarts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -121,3 +126,10 @@ class TrainingConfig:
             raise ValueError(f"label smoothing must be in [0, 1), not {self.label_smoothing}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in (0, 1), not {self.ema_decay}")
+        if not all(0 < first < second for first, second in pairwise((*self.restarts, self.epochs))):
+            raise ValueError(f"restarts must be ascending epochs before the last, not {self.restarts}")
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Epochs of every complete schedule."""
+        return tuple(end - start for start, end in pairwise((0, *self.restarts, self.epochs)))

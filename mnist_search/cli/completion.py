@@ -9,7 +9,7 @@ from typer import Context
 from mnist_search.process_env import STORAGE
 
 SAMPLERS = ("tpe", "random", "gp")
-PRUNERS = ("asha", "median", "percentile", "hyperband", "none")
+PRUNERS = ("screening", "asha", "median", "percentile", "hyperband", "none")
 DEVICES = ("auto", "cpu", "mps", "cuda")
 
 

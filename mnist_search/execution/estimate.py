@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from experiments import StudyConfig
 from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord
-from mnist_search.search.pruners import warmup
+from mnist_search.search.pruners import first_decision
 
 N_ASSUMED = 2
 """Weight of the assumption that a pruner ends two of three trials as early as it can, in trials of each kind.
@@ -76,7 +76,7 @@ def estimate(record: StudyRecord | FinalsRecord, running: Mapping[int, int], job
 
 def _assumed_epochs(config: StudyConfig) -> list[int]:
     """Epochs of trials that are assumed to have ended before the first trial of the study."""
-    shortest, full = warmup(config.space.epochs), config.space.epochs
+    shortest, full = first_decision(config), config.space.epochs
     return [] if config.pruner == "none" else [shortest, shortest, full] * N_ASSUMED
 
 

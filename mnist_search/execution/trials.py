@@ -89,11 +89,12 @@ def run_search_trial(trial: Trial, study: StudyConfig, data: Split, context: Tri
     context.store(partial(trial.set_user_attr, "device", device))
     seed = trial_seed(study, trial.number)
     network = build(config.architecture, seed)
-    context.on_start(num_params, config.training.epochs)
+    training = study.training(config.training)
+    context.on_start(num_params, training.epochs)
     with _recorded_end() as result:
-        for metrics in context.fit(network, data.train, data.val, config.training, seed):
+        for metrics in context.fit(network, data.train, data.val, training, seed):
             context.report(metrics)
-            is_last = metrics.epoch == config.training.epochs
+            is_last = metrics.epoch == training.epochs
             if study.pruner != "none" and not is_last and context.store(context.should_prune):
                 raise TrialPruned(f"{study.pruner} pruner after epoch {metrics.epoch}")
         assert metrics.val_accuracy is not None

@@ -1,16 +1,44 @@
-"""Optuna's pruners, wrapped so that a trial over the parameter budget is never trained."""
+"""Screening and Optuna's pruners, wrapped so that a trial over the parameter budget is never trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from optuna import pruners
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from experiments import StudyConfig
+from experiments.study_config import rungs
 from mnist_search.errors import UsageError
 from search_space import ParameterBudget
+
+
+class ScreeningPruner(pruners.BasePruner):
+    """Prunes at the end of a rung all trials but those in the best quarter that has reached it so far.
+
+    The values of a rung are comparable: its trials have trained complete schedules up to it
+    (``StudyConfig.rungs``). Optuna's SuccessiveHalvingPruner has geometric rungs, and compares values
+    within running schedules (arXiv 1810.05934).
+    """
+
+    def __init__(self, rungs: Sequence[int]) -> None:
+        self._rungs = rungs
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether to prune the trial."""
+        step = trial.last_step
+        if step is None or step not in self._rungs:
+            return False
+        value = trial.intermediate_values[step]
+        others = (t for t in study.get_trials(deepcopy=False) if t.number != trial.number)
+        reached = [t.intermediate_values[step] for t in others if step in t.intermediate_values]
+        n_promoted = max(1, (len(reached) + 1) // PROMOTED_SHARE)
+        return sum(other > value for other in reached) >= n_promoted
+
+
+PROMOTED_SHARE = 4
+"""One of so many trials of a rung trains on."""
 
 PRUNERS: Mapping[str, Callable[[int], pruners.BasePruner]] = {
     "asha": lambda epochs: pruners.SuccessiveHalvingPruner(min_resource=warmup(epochs), reduction_factor=3),
@@ -22,6 +50,7 @@ PRUNERS: Mapping[str, Callable[[int], pruners.BasePruner]] = {
         min_resource=1, max_resource=epochs, reduction_factor=3
     ),
     "none": lambda _: pruners.NopPruner(),
+    "screening": lambda epochs: ScreeningPruner(rungs(epochs)[:-1]),
 }
 """Factories of Optuna's pruners, by name; they take the epochs of a complete training run.
 
@@ -44,6 +73,13 @@ class ParameterBudgetPruner(pruners.BasePruner):
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to prune the trial."""
         return not self._budget.fits(trial.params) or self._pruner.prune(study, trial)
+
+
+def first_decision(config: StudyConfig) -> int:
+    """The epoch after which the pruner of a study first decides, at the earliest."""
+    epochs = config.space.epochs
+    first = {"screening": rungs(epochs)[0], "hyperband": 1, "none": epochs}
+    return first.get(config.pruner, warmup(epochs))
 
 
 def check_pruner(name: str) -> None:

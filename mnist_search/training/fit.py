@@ -63,7 +63,7 @@ def fit(
     use_generator(trained, generator)
     train_step = TrainStep(trained, train, config, compute_mode, average)
     with closing(make_steps(train_step, generator)) as steps:
-        schedule = Schedule(config.optimizer, config.schedule, config.epochs, steps.per_epoch)
+        schedule = Schedule(config, steps.per_epoch)
         n_images = steps.per_epoch * steps.batch_size
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()

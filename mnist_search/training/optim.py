@@ -37,35 +37,45 @@ class EpochSchedule(NamedTuple):
 class Schedule:
     """A learning-rate schedule, computed on the host by a scheduler of torch with a placeholder parameter.
 
-    ``Plateau`` changes the rate after an epoch, the others after a step.
+    ``Plateau`` changes the rate after an epoch, the others after a step. It starts again for every part
+    of the training run.
     """
 
-    def __init__(
-        self, optimizer: configs.Optimizer, config: configs.Schedule, epochs: int, steps_per_epoch: int
-    ) -> None:
-        self._steps = steps_per_epoch
-        placeholder = make_optimizer([nn.Parameter(torch.zeros(1))], optimizer)
+    def __init__(self, config: configs.TrainingConfig, steps_per_epoch: int) -> None:
+        self._config, self._steps = config, steps_per_epoch
+        self._parts = list(config.parts)
+        self._epochs_left = 0
+        self._cycles_momentum = cycles_momentum(config.schedule)
+
+    def _start(self, epochs: int) -> None:
+        """Start a part of so many epochs."""
+        placeholder = make_optimizer([nn.Parameter(torch.zeros(1))], self._config.optimizer)
         (self._group,) = placeholder.param_groups
-        self._scheduler = self._make_scheduler(placeholder, config, epochs * steps_per_epoch)
-        self._cycles_momentum = cycles_momentum(config)
+        self._scheduler = self._make_scheduler(placeholder, epochs)
+        self._epochs_left = epochs
         placeholder.step()  # a scheduler that is stepped first warns
 
     def _make_scheduler(
-        self, optimizer: torch.optim.Optimizer, config: configs.Schedule, steps: int
+        self, optimizer: torch.optim.Optimizer, epochs: int
     ) -> lr_scheduler.LRScheduler | None:
-        match config:
-            case configs.OneCycle():
+        steps = epochs * self._steps
+        match self._config.schedule:
+            case configs.OneCycle() as config:
                 return lr_scheduler.OneCycleLR(optimizer, self._group["lr"], steps + 1, **asdict(config))
             case configs.Cosine():
                 return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
             case configs.Step(step_size, gamma):
-                return lr_scheduler.StepLR(optimizer, step_size * self._steps, gamma)
-            case configs.Plateau():
+                shorter = max(1, round(step_size * epochs / self._config.epochs))
+                return lr_scheduler.StepLR(optimizer, shorter * self._steps, gamma)
+            case configs.Plateau() as config:
                 return lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", **asdict(config))
         return None
 
     def next_epoch(self) -> EpochSchedule:
         """The values of the next epoch."""
+        if not self._epochs_left:
+            self._start(self._parts.pop(0))
+        self._epochs_left -= 1
         rates, momenta = [], []
         for _ in range(self._steps):
             rates.append(float(self._group["lr"]))

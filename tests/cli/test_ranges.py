@@ -118,6 +118,7 @@ def test_templates_are_fitted_to_the_ranges():
     assert all(config.parameter_budget.fits(p) for p in fitted)
 
 
+@pytest.mark.slow
 def test_search_of_a_part_of_the_space_continues_under_its_ranges(command, mnist_dir, tmp_path):
     ranges = params({"optimizer": "adamw", "dropout": "0:0.05", "depth": "3:4"})
     arguments = ["run", "--budget", "1500", *TINY, "--data-dir", mnist_dir]

@@ -122,7 +122,9 @@ def test_signal_stops_finals_and_the_printed_command_continues_them(start, comma
 
     assert continued.code == 0, continued.err
     record = assert_sound(tmp_path, seeds=2)
-    assert replace(record.trials[0], run_id=None) == replace(first, run_id=None)  # MLflow may have had no time
+    assert replace(record.trials[0], run_id=None) == replace(
+        first, run_id=None
+    )  # MLflow may have had no time
     assert "mnist-search-1500 version 1 is the champion" in continued.err
     assert study.record().done  # the search is unchanged
 

@@ -114,6 +114,7 @@ def test_second_signal_kills_the_workers(start, tmp_path):
     assert all(t.state == "WAITING" for t in open_study(tmp_path).record().trials)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_study_has_bit_equal_weights(start, command, tmp_path):
     """One worker, killed with its process group at three random times."""
@@ -214,6 +215,7 @@ def test_timeout_before_any_finished_trial_is_exit_code_3(command, tmp_path):
     assert all(t.state == "WAITING" for t in open_study(tmp_path).record().trials)
 
 
+@pytest.mark.slow
 def test_stop_conditions_and_trial_timeout_apply(command, tmp_path):
     done = command(
         *SMALL, "--trials", "2", "--epochs", "10000", "--trial-timeout", "2s", "--no-mlflow", "--jobs", "1",
@@ -311,6 +313,7 @@ def test_run_shows_a_live_table_on_a_terminal(tmp_path):
     assert out.decode().startswith("study")
 
 
+@pytest.mark.slow
 def test_verbose_logs_the_queue_and_precision_is_recorded(command, tmp_path):
     done = command("--verbose", *SMALL, "--trials", "1", "--no-mlflow", "--jobs", "1", "--precision", "fp32")
 

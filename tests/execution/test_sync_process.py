@@ -153,6 +153,7 @@ def test_terminated_process_reports_no_end(sync_config, start_process):
     assert receive_until(process, is_end)[-1] is None
 
 
+@pytest.mark.slow
 def test_only_one_process_writes_a_study(search_study, store, sync_config):
     train(search_study)
     config = sync_config()

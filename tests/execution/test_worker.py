@@ -118,7 +118,7 @@ def test_worker_warns_once_when_earlier_trials_have_another_compute_mode(search_
     assert modes == ["fp32", "fp32", "bf16", "bf16"]
 
 
-@pytest.mark.parametrize("pruner", ["asha", "median", "percentile"])
+@pytest.mark.parametrize("pruner", ["screening", "asha", "median", "percentile"])
 def test_pruner_sees_the_stored_epochs(store, study_config, config, pruner):
     space = replace(study_config.space, epochs=3)
     study = SearchStudy.open_or_create(store, "s", replace(study_config, space=space, pruner=pruner), 6)

@@ -118,7 +118,10 @@ def test_seed_determines_the_proposals(name):
 
 
 @pytest.mark.parametrize("fill", [True, False])
-@pytest.mark.parametrize(("name", "trials"), [("tpe", 16), ("gp", 12)])  # one of gp takes a second
+@pytest.mark.parametrize(
+    ("name", "trials"),
+    [("tpe", 16), pytest.param("gp", 12, marks=pytest.mark.slow)],  # one of gp takes a second
+)
 def test_only_the_proposal_that_is_used_is_written(name, trials, fill):
     """Other workers read it, so it must hold no rejected or unscaled params."""
     storage = RecordingStorage()

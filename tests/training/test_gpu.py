@@ -84,15 +84,19 @@ def test_dropout_drops_at_its_rate_on_the_gpu():
     assert abs((y == 0).double().mean().item() - 0.25) < 0.002
 
 
-def steps_without_dropout(digits, compute_mode, optimizer):
-    """Steps of a network without dropout."""
-    config = TrainingConfig(
-        epochs=1,
+def training(optimizer):
+    return TrainingConfig(
+        epochs=2,
         batch_size=1000 // N_STEPS,
         optimizer=optimizer,
         schedule=ONE_CYCLE,
         augmentation=Augmentation.of_strength(0.5),
     )
+
+
+def steps_without_dropout(digits, compute_mode, optimizer):
+    """Steps of a network without dropout."""
+    config = training(optimizer)
     network = build(BASELINES["seed-002"].architecture, 0, REFERENCE_LAYERS).cuda()
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -110,7 +114,7 @@ def test_replayed_steps_equal_the_eager_steps(gpu_split, optimizer):
     losses = []
     for compute_mode in (ComputeMode("fp32"), ComputeMode("fp32", graph=True)):
         steps = steps_without_dropout(gpu_split.train, compute_mode, optimizer)
-        schedule = Schedule(optimizer, ONE_CYCLE, 2, N_STEPS)
+        schedule = Schedule(training(optimizer), N_STEPS)
         for _ in range(2):
             list(steps.epoch(schedule.next_epoch()))
             losses.append(steps.totals[0].item() / N_STEPS)
@@ -123,7 +127,7 @@ def test_replayed_steps_equal_the_eager_steps(gpu_split, optimizer):
 @pytest.mark.parametrize("compute_mode", COMPUTE_MODES, ids=str)
 def test_steps_do_not_wait_for_the_gpu(gpu_split, compute_mode):
     steps = steps_without_dropout(gpu_split.train, compute_mode, Adam(0.01))
-    schedule = Schedule(Adam(0.01), ONE_CYCLE, 2, N_STEPS)
+    schedule = Schedule(training(Adam(0.01)), N_STEPS)
     list(steps.epoch(schedule.next_epoch()))  # libraries load kernels, and the graphs are captured
     submissions = steps.epoch(schedule.next_epoch())
     next(submissions)  # the tables are filled

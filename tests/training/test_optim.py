@@ -10,12 +10,20 @@ from support import OPTIMIZERS
 from torch import nn
 
 from mnist_search.training.optim import Schedule, cycles_momentum, make_optimizer
+from search_space import TrainingConfig
 from search_space.training_config import SGD, Adam, Constant, Cosine, OneCycle, Plateau, Step
 
 
-def rates(schedule, lr=0.1, epochs=4, steps=5, accuracies=(0.5,) * 4):
+def make_schedule(optimizer, schedule, epochs, steps, restarts=()):
+    config = TrainingConfig(
+        epochs=epochs, batch_size=2, optimizer=optimizer, schedule=schedule, restarts=restarts
+    )
+    return Schedule(config, steps)
+
+
+def rates(schedule, lr=0.1, epochs=4, steps=5, accuracies=(0.5,) * 4, restarts=()):
     """The learning rate of every step."""
-    computed = Schedule(SGD(lr), schedule, epochs, steps)
+    computed = make_schedule(SGD(lr), schedule, epochs, steps, restarts)
     values = []
     for accuracy in accuracies:
         values += computed.next_epoch().rates
@@ -55,6 +63,25 @@ def test_plateau_drops_when_accuracy_stalls_for_longer_than_patience():
     assert rates(Plateau(patience=1), accuracies=(0.5, 0.6, 0.7, 0.8)) == [0.1] * 20
 
 
+@pytest.mark.parametrize("schedule", [OneCycle(), OneCycle(cycle_momentum=False), Cosine(), Constant()])
+def test_restarted_schedule_consists_of_complete_ones(schedule):
+    parts = [rates(schedule, epochs=n, accuracies=(0.5,) * n) for n in (1, 3)]
+
+    assert rates(schedule, epochs=4, restarts=(1,)) == parts[0] + parts[1]
+
+
+def test_restarted_step_schedule_drops_after_the_same_share_of_every_part():
+    values = rates(Step(step_size=4), epochs=10, steps=1, accuracies=(0.5,) * 10, restarts=(5,))
+
+    assert values == pytest.approx(2 * [0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+def test_restarted_plateau_forgets_earlier_accuracies():
+    values = rates(Plateau(patience=0), steps=1, accuracies=(0.9, 0.5, 0.5, 0.6), restarts=(2,))
+
+    assert values == pytest.approx([0.1, 0.1, 0.1, 0.1])
+
+
 def test_decoupled_adam_is_adamw():
     weight = [nn.Parameter(torch.zeros(1))]
 
@@ -79,7 +106,7 @@ def optimized(start, gradients, config, *, has_tensor):
     weights = [nn.Parameter(row.clone()) for row in start]
     lr = torch.zeros(()) if has_tensor else None
     optimizer = make_optimizer(weights, config, lr)
-    schedule = Schedule(config, OneCycle(cycle_momentum=False), 1, len(gradients))
+    schedule = make_schedule(config, OneCycle(cycle_momentum=False), 1, len(gradients))
     for step_gradients, rate in zip(gradients, schedule.next_epoch().rates, strict=True):
         for weight, gradient in zip(weights, step_gradients, strict=True):
             weight.grad = gradient.clone()
@@ -93,8 +120,8 @@ def optimized(start, gradients, config, *, has_tensor):
 
 @pytest.mark.parametrize("config", OPTIMIZERS)
 def test_one_cycle_lowers_the_momentum_at_the_peak_if_it_cycles(config):
-    cycled = Schedule(config, OneCycle(), 1, 20).next_epoch()
-    constant = Schedule(config, OneCycle(cycle_momentum=False), 1, 20).next_epoch()
+    cycled = make_schedule(config, OneCycle(), 1, 20).next_epoch()
+    constant = make_schedule(config, OneCycle(cycle_momentum=False), 1, 20).next_epoch()
 
     assert cycled.momenta[0] == 0.95
     assert min(cycled.momenta) == pytest.approx(0.85, abs=0.005)
