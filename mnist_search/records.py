@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from experiments import StudyConfig
+from experiments.study_config import rungs
 from search_space import Architecture, TrainingConfig
 from search_space.serialization import from_dict, to_dict
 
@@ -186,12 +187,20 @@ class StudyRecord(StoredTrials):
         """Number of trained epochs of all trials."""
         return sum(trial.epochs for trial in self.trials)
 
+    def rung(self, epochs: int) -> str | None:
+        """The rung that a trial of so many epochs trains or has ended at, such as ``2/3``; None without screening."""
+        if self.config.pruner != "screening":
+            return None
+        ends = rungs(self.config.space.epochs)
+        return f"{1 + sum(end < epochs for end in ends)}/{len(ends)}"
+
     def row(self, trial: TrialRecord) -> dict[str, Any]:
         """A trial for a table, without its params and its curve."""
         names = ["number", "state", "num_params", "val_accuracy", "val_loss", "epochs", "seconds"]
         names += ["run_id", "model_id", "reason"]
         is_sampled = self.config.space.architecture_params.keys() <= trial.params.keys()
         return {name: getattr(trial, name) for name in names} | {
+            "rung": self.rung(trial.epochs),
             "rejected_draws": trial.rejected,
             "device": trial.device,
             "architecture": str(self.config.space.architecture(trial.params)) if is_sampled else None,

@@ -8,7 +8,7 @@ from typer import Context
 
 from mnist_search.process_env import STORAGE
 
-SAMPLERS = ("tpe", "random", "gp")
+SAMPLERS = ("tpe", "random", "gp", "mutation")
 PRUNERS = ("screening", "asha", "median", "percentile", "hyperband", "none")
 DEVICES = ("auto", "cpu", "mps", "cuda")
 

@@ -52,7 +52,17 @@ def trials(
     read: opt.ReadOptions,
 ) -> None:
     """List the trials of a study."""
-    columns = ("number", "state", "num_params", "val_accuracy", "epochs", "seconds", "reason", "architecture")
+    columns = (
+        "number",
+        "state",
+        "num_params",
+        "val_accuracy",
+        "epochs",
+        "rung",
+        "seconds",
+        "reason",
+        "architecture",
+    )
     [record] = load_studies(read.storage, study)
     rows = [record.row(t) for t in record.trials if state in {None, t.state.lower()}]
     column = sort or ("val_accuracy" if top else "number")

@@ -25,6 +25,7 @@ class RunningTrial:
     epochs: int
     accuracy: float | None
     samples_per_second: float | None
+    rung: str | None = None
 
 
 def label(record: StudyRecord | FinalsRecord, number: int) -> str:
@@ -44,7 +45,13 @@ def stored_row(record: StudyRecord | FinalsRecord, trial: TrialRecord) -> Runnin
         trial.task.training.epochs if trial.task else epochs,
         last.val_accuracy if last else None,
         last.samples_per_second if last else None,
+        rung_of(record, trial.epochs),
     )
+
+
+def rung_of(record: StudyRecord | FinalsRecord, epochs: int) -> str | None:
+    """The rung of a trial of so many epochs; None in a study without screening, and in finals."""
+    return record.rung(epochs) if isinstance(record, StudyRecord) else None
 
 
 def live_table(
@@ -61,12 +68,14 @@ def live_table(
         parameters, data = f"parameters of {record.config.budget:,}", "validation"
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("trial", overflow="ellipsis", no_wrap=True)
-    for name in (parameters, "epoch", data, "images/s"):
+    has_rungs = any(row.rung for row in rows)
+    for name in (parameters, "epoch", *(["rung"] if has_rungs else []), data, "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         speed = f"{row.samples_per_second:,.0f}" if row.samples_per_second else "-"
+        rung = [row.rung] if has_rungs else []
         epoch = f"{row.epoch}/{row.epochs}"
-        table.add_row(row.label, f"{row.num_params:,}", epoch, percent(row.accuracy), speed)
+        table.add_row(row.label, f"{row.num_params:,}", epoch, *rung, percent(row.accuracy), speed)
     line = Table.grid(padding=(0, 2))
     line.expand = True
     line.add_column(ratio=1)

@@ -256,6 +256,7 @@ class RichReporter(PlainReporter):
             trial.epochs,
             last.accuracy,
             last.samples_per_second,
+            live_table.rung_of(self._record, last.epoch),
         )
 
 

@@ -10,7 +10,7 @@ core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,14 +18,16 @@ from typing import Annotated, Any
 
 import optuna
 import typer
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 
 from experiments import StudyConfig
 from mnist_search.data import mnist
 from mnist_search.data.dataset import Digits, Split, load_split
 from mnist_search.research import jsonl
-from mnist_search.search.mutation import AlternatingSampler, MutationSampler
+from mnist_search.search.mutation import MutationSampler
 from mnist_search.search.samplers import derive_seed, sampler_for_trial, trial_seed
 from mnist_search.search.warm_start import known_templates
 from mnist_search.training.device import resolve_device, select_compute_mode
@@ -37,6 +39,37 @@ BUDGET, EPOCHS, TRIALS = 8000, 2, 50
 TRAIN_IMAGES, VAL_IMAGES = 10_000, 10_000
 SCORE_SEEDS = (1, 2, 3, 4, 5)
 """Seeds of the repeated training runs of the network that a search has found."""
+
+
+class AlternatingSampler(BaseSampler):
+    """Lets the samplers propose in turns, by the number of the trial."""
+
+    def __init__(self, samplers: Sequence[BaseSampler]) -> None:
+        self._samplers = samplers
+
+    def _of(self, trial: FrozenTrial) -> BaseSampler:
+        return self._samplers[trial.number % len(self._samplers)]
+
+    def reseed_rng(self) -> None:
+        """Call the samplers."""
+        for sampler in self._samplers:
+            sampler.reseed_rng()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The joint params of the sampler of this trial."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The joint proposal of the sampler of this trial."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The independent proposal of the sampler of this trial."""
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
 
 
 def tpe(seed: int, n_startup_trials: int = 10) -> TPESampler:

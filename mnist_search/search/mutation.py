@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -114,34 +113,3 @@ def _mutated(value: Any, distribution: BaseDistribution, rng: np.random.RandomSt
 
 def _sign(change: float) -> int:
     return 1 if change > 0 else -1
-
-
-class AlternatingSampler(BaseSampler):
-    """Lets the samplers propose in turns, by the number of the trial."""
-
-    def __init__(self, samplers: Sequence[BaseSampler]) -> None:
-        self._samplers = samplers
-
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
-        return self._samplers[trial.number % len(self._samplers)]
-
-    def reseed_rng(self) -> None:
-        """Call the samplers."""
-        for sampler in self._samplers:
-            sampler.reseed_rng()
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The joint params of the sampler of this trial."""
-        return self._of(trial).infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The joint proposal of the sampler of this trial."""
-        return self._of(trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """The independent proposal of the sampler of this trial."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)

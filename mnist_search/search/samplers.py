@@ -17,14 +17,16 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments import StudyConfig
 from mnist_search.errors import StudyConflict, UsageError
 from mnist_search.search.configurations import EarlierConfigs
+from mnist_search.search.mutation import MutationSampler
 from search_space.ranges import single_value
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
     "random": lambda seed: RandomSampler(seed=seed),
     "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
+    "mutation": MutationSampler,
 }
-"""Factories of Optuna's samplers, by name; they take a seed."""
+"""Factories of samplers, by name; they take a seed."""
 
 UNSUPPORTED = {
     "grid": "a grid over this space has more than 10^13 cells",
@@ -36,7 +38,7 @@ UNSUPPORTED = {
     "nsgaii": "version 0.2.0 removed it, because it is for several objectives and a study has one",
 }
 
-FULLY_RELATIVE = {"tpe"}
+FULLY_RELATIVE = {"tpe", "mutation"}
 """Samplers that propose every param jointly; inferring that from 500 trials doubles the time of a proposal."""
 MAX_REPAIRS = 10_000
 """Enough to find the last configuration of a space with a thousand."""

@@ -30,6 +30,7 @@ def run_info(record: StudyRecord | FinalsRecord, trial: TrialRecord) -> RunInfo 
         params=params | {"budget": config.budget, "trial_seed": trial_seed(config, trial.number)},
         tags={"seed": str(config.seed)},
         layer_table=config.space.architecture(trial.params).layer_table(),
+        rung=record.rung(trial.epochs),
     )
 
 

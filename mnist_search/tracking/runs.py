@@ -55,6 +55,7 @@ class RunInfo:
         role: ``trial`` or ``final``.
         params: at most 25, so that a table of runs stays readable.
         layer_table: one line per layer, as text.
+        rung: of a screened study, that the trial has reached so far.
     """
 
     role: str
@@ -62,6 +63,7 @@ class RunInfo:
     params: Mapping[str, Any]
     tags: dict[str, str]
     layer_table: str
+    rung: str | None = None
 
 
 def raise_log_levels() -> None:
@@ -189,9 +191,9 @@ def epoch_metrics(values: Mapping[str, float], prefix: str = "val") -> list[Metr
     return [Metric(name.replace("val_", f"{prefix}_"), values[name], timestamp, step) for name in names]
 
 
-def end_run(tracking: Tracking, run_id: str, trial: TrialRecord, artifacts: str) -> None:
+def end_run(tracking: Tracking, run_id: str, trial: TrialRecord, info: RunInfo, artifacts: str) -> None:
     """Write the final state of a finished trial, with the trial's end; after all of its epochs."""
-    tags = {"state": trial.state, "reason": trial.reason, ARTIFACTS_TAG: artifacts}
+    tags = {"state": trial.state, "reason": trial.reason, "rung": info.rung, ARTIFACTS_TAG: artifacts}
     last = trial.curve[-1] if trial.curve else EpochMetrics()
     metrics = [Metric("epochs", trial.epochs, milliseconds(trial.completed), last.epoch)]
     if trial.test_accuracy is not None and trial.test_loss is not None and last.val_accuracy is None:

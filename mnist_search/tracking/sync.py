@@ -212,7 +212,7 @@ class StudySync:
         runs.log_epochs(tracking, run_id, trial, synced.written)
         synced.written = trial.epochs
         if trial.is_finished:
-            runs.end_run(tracking, run_id, trial, "missing" if synced.lacks_artifacts else "complete")
+            runs.end_run(tracking, run_id, trial, info, "missing" if synced.lacks_artifacts else "complete")
             synced.is_ended = True
             self._on_progress()
 

@@ -227,7 +227,13 @@ def test_space_and_explain_use_words_instead_of_class_names(cli):
     [
         (
             "run",
-            ["<tpe|random|gp>", "percentile", "hyperband", "<auto|cpu|mps|cuda>", "<auto|live|plain|none>"],
+            [
+                "<tpe|random|gp|mutation>",
+                "percentile",
+                "hyperband",
+                "<auto|cpu|mps|cuda>",
+                "<auto|live|plain|none>",
+            ],
         ),
         ("resume", ["<auto|live|plain|none>", "--finish-running"]),
         ("finalize", ["<auto|live|plain|none>", "--finish-running"]),
@@ -274,7 +280,7 @@ HEAVY = "sys.exit(f'imported {x}') if (x := {'torch', 'mlflow', 'optuna'} & set(
         ("mnist-search explain x", []),
         ("mnist-search trials --storage sqlite:///none.db ", []),
         ("mnist-search enqueue budget-1500 --from ", ["budget-1500"]),
-        ("mnist-search run --sampler ", ["tpe", "random", "gp"]),
+        ("mnist-search run --sampler ", ["tpe", "random", "gp", "mutation"]),
         ("mnist-search run --pruner m", ["median"]),
         ("mnist-search trials s --state p", ["pruned"]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
@@ -85,3 +86,19 @@ def test_done_study_ends_the_watch_after_one_read(search_study):
     assert shown.count("2 of 2 trials done") == 1
     assert ", done" in shown
     assert len(left) == 1
+
+
+def test_live_view_of_a_screened_study_shows_the_rungs(store, study_config):
+    space = replace(study_config.space, epochs=15)
+    config = replace(study_config, space=space, pruner="screening")
+    study = SearchStudy.open_or_create(store, "screened", config, 2)
+    first, second = study.claim(), study.claim()
+    for epoch in (1, 2, 3):
+        report(study, first, epoch)
+    steps = [lambda: None, lambda: (finish(study, first), finish(study, second))]
+
+    shown, _, _ = watch_while(study, steps, active={first.trial_id, second.trial_id}, terminal=True)
+
+    assert "rung" in shown
+    assert "2/3" in shown
+    assert "1/3" in shown

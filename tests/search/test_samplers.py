@@ -17,6 +17,7 @@ from optuna.trial import TrialState, create_trial
 
 from experiments import StudyConfig
 from mnist_search.errors import UsageError
+from mnist_search.search.mutation import MutationSampler
 from mnist_search.search.pruners import PRUNERS, ParameterBudgetPruner, check_pruner, pruner_for
 from mnist_search.search.samplers import (
     SAMPLERS,
@@ -50,8 +51,9 @@ class TestBasicContract(BasicSamplerTestCase):
             lambda: reject_every_other(
                 GPSampler(seed=0, n_startup_trials=0, warn_independent_sampling=False)
             ),
+            lambda: reject_every_other(MutationSampler(seed=0, n_startup_trials=0)),
         ],
-        ids=["random", "tpe", "gp"],
+        ids=["random", "tpe", "gp", "mutation"],
     )
     def sampler(self, request):
         return request.param
@@ -61,8 +63,11 @@ class TestRelativeContract(RelativeSamplerTestCase):
     """Optuna's tests of samplers that propose jointly."""
 
     @pytest.fixture(
-        params=[lambda: reject_every_other(TPESampler(seed=0, n_startup_trials=0, multivariate=True))],
-        ids=["tpe"],
+        params=[
+            lambda: reject_every_other(TPESampler(seed=0, n_startup_trials=0, multivariate=True)),
+            lambda: reject_every_other(MutationSampler(seed=0, n_startup_trials=0)),
+        ],
+        ids=["tpe", "mutation"],
     )
     def sampler(self, request):
         return request.param
@@ -193,7 +198,7 @@ def test_unsupported_sampler_is_rejected_and_the_error_gives_the_reason(name):
 
 
 def test_unknown_sampler_or_pruner_is_rejected_and_the_error_names_the_available_ones():
-    with pytest.raises(UsageError, match="no sampler 'magic'; --sampler takes tpe, random, gp"):
+    with pytest.raises(UsageError, match="no sampler 'magic'; --sampler takes tpe, random, gp, mutation"):
         check_sampler("magic")
     with pytest.raises(UsageError, match="no pruner 'magic'; --pruner takes asha"):
         check_pruner("magic")

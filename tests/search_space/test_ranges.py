@@ -173,7 +173,7 @@ def test_differences_name_the_ranges():
     assert StudyConfig.for_budget(8000).differences(sgd) == {"optimizer": ("whole range", "sgd")}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "mutation"])
 def test_samplers_propose_within_the_ranges(sampler):
     from mnist_search.search.samplers import sampler_for_trial
 

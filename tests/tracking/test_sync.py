@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 
@@ -15,6 +16,7 @@ from support import MLFLOW_WARNINGS
 from tracked_trials import artifacts, contents, epoch_metrics, models_in, points, runs_in, start, train
 
 from mnist_search.data import mnist
+from mnist_search.search.study import SearchStudy
 from mnist_search.tracking import run_info, runs
 from mnist_search.tracking.setup import open_tracking
 
@@ -384,6 +386,21 @@ def test_run_of_an_older_version_loses_its_second_state_and_gets_the_name_of_the
     tags = client.get_run(run.info.run_id).data.tags
     assert "trial.state" not in tags
     assert tags["study"] == "s"
+
+
+def test_runs_of_a_screened_study_have_the_rung_at_which_they_ended(store, study_config, make_sync, client):
+    space = replace(study_config.space, epochs=3)
+    config = replace(study_config, pruner="screening", space=space)
+    study = SearchStudy.open_or_create(store, "screened", config, 3)
+    for epochs, state in ((1, TrialState.PRUNED), (3, TrialState.COMPLETE)):
+        claim = start(study, epochs=epochs)
+        study.queue.finish(claim, state, (0.5,) if state == TrialState.COMPLETE else None)
+    start(study, epochs=1)
+
+    make_sync("screened").sync()
+
+    assert [run.data.tags.get("rung") for run in runs_in(client)] == ["1/3", "3/3", None]
+    assert [study.record().row(trial)["rung"] for trial in study.record().trials] == ["1/3", "3/3", "1/3"]
 
 
 def test_runs_that_a_killed_command_left_running_are_put_right(search_study, make_sync, client):
