@@ -66,7 +66,8 @@ class StudyConfig:
         if not (self.train_images >= 1000 and self.val_images >= 100):
             raise ValueError("a split takes at least 1,000 training and 100 validation images")
         if self.train_images + self.val_images > 60_000:
-            raise ValueError("a split has at most 60,000 training images in total")
+            total = f"{self.train_images:,} training and {self.val_images:,} validation images"
+            raise ValueError(f"{total} are more than the 60,000 of MNIST's training set")
 
     def training(self, config: TrainingConfig) -> TrainingConfig:
         """The training of a trial: under screening, every rung ends with a complete schedule."""

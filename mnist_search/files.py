@@ -8,17 +8,20 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from mnist_search.errors import DiskError
+from mnist_search.errors import DiskError, NotFound
 
 
 def read_text(path: Path, advice: str) -> str:
     """The text of a file; ``write_file`` restores bytes that are not UTF-8.
 
     Raises:
-        DiskError: the file cannot be read; ``advice`` is the next step for the user.
+        NotFound: no such file; ``advice`` is the next step for the user.
+        DiskError: it cannot be read.
     """
     try:
         return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        raise NotFound(f"no file {path}; {advice}") from None
     except OSError as error:
         raise DiskError(f"cannot read {path}: {error.strerror or error}; {advice}") from error
 

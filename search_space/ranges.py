@@ -6,6 +6,7 @@ A range is (low, high) of a number, or the choices of a categorical param.
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -28,7 +29,7 @@ def narrow(distributions: Distributions, ranges: Mapping[str, Any]) -> dict[str,
         ValueError: no such param, or a range that is not within its distribution.
     """
     if unknown := [name for name in ranges if name not in distributions]:
-        raise ValueError(f"the space has no param {unknown[0]!r}; it has {', '.join(distributions)}")
+        raise _unknown(unknown[0], distributions)
     return {
         name: _narrowed(name, distribution, ranges[name]) if name in ranges else distribution
         for name, distribution in distributions.items()
@@ -53,6 +54,12 @@ def _narrowed(name: str, distribution: BaseDistribution, values: Any) -> BaseDis
     if not distribution.low <= low <= high <= distribution.high or not _is_on_grid(distribution, low, high):
         raise error
     return type(distribution)(low, high, log=distribution.log, step=distribution.step)  # type: ignore[arg-type]
+
+
+def _unknown(name: str, distributions: Distributions) -> ValueError:
+    similar = get_close_matches(name.lower(), distributions, 3)
+    known = f"similar ones are {', '.join(similar)}" if similar else f"it has {', '.join(distributions)}"
+    return ValueError(f"the space has no param {name!r}; {known}")
 
 
 def _is_on_grid(distribution: IntDistribution | FloatDistribution, *values: float) -> bool:
@@ -85,7 +92,7 @@ def parse(distributions: Distributions, text: str) -> tuple[str, Range]:
     if not equals:
         raise ValueError(f"a range is NAME=VALUE, NAME=LOW:HIGH or NAME=CHOICE,CHOICE, not {text!r}")
     if name not in distributions:
-        raise ValueError(f"the space has no param {name!r}; it has {', '.join(distributions)}")
+        raise _unknown(name, distributions)
     distribution = distributions[name]
     error = ValueError(f"{name} takes {in_words(distribution)}, not {values}")
     if isinstance(distribution, CategoricalDistribution):

@@ -73,6 +73,18 @@ class Plateau:
 Schedule: TypeAlias = Constant | OneCycle | Cosine | Step | Plateau
 
 
+def optimizer_name(optimizer: Optimizer) -> str:
+    """The choice of the search space: ``sgd`` or ``adamw``; ``adam`` has no decoupled weight decay."""
+    if isinstance(optimizer, SGD):
+        return "sgd"
+    return "adamw" if optimizer.decoupled else "adam"
+
+
+def schedule_name(schedule: Schedule) -> str:
+    """The choice of the search space, such as ``one_cycle``."""
+    return "one_cycle" if isinstance(schedule, OneCycle) else type(schedule).__name__.lower()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
     """A random affine map per image and epoch."""

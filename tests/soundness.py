@@ -7,6 +7,7 @@ from collections import defaultdict
 from contextlib import closing
 
 import sqlalchemy as sa
+from tracked_trials import number_of
 
 from mnist_search.data.dataset import load_split, load_test
 from mnist_search.search.study import SearchStudy
@@ -33,7 +34,7 @@ def runs_of(folder, study="budget-1500", role="trial"):
     runs = client.search_runs([experiment.experiment_id], max_results=10_000)
     name = study if study == BASELINE_FINALS else study.removesuffix(SUFFIX)
     of_study = [r for r in runs if r.data.tags["study"] == name and r.data.tags["role"] == role]
-    trials = {int(r.data.tags["trial"]): r for r in of_study}
+    trials = {number_of(r): r for r in of_study}
     assert len(trials) == len(of_study), "two runs of one trial"
     (parent,) = (r for r in runs if r.data.tags["role"] == "study" and r.data.tags["study"] == name)
     return trials, parent, client
@@ -155,13 +156,9 @@ def _assert_runs_agree(record, runs, parent, client, prefix):
     for trial in trained:
         run = runs[trial.number]
         assert run.info.run_id == trial.run_id
-        tags = {name: run.data.tags[name] for name in ("study.uid", "trial", "attempt", "state")}
-        assert tags == {
-            "study.uid": record.uid,
-            "trial": str(trial.number),
-            "attempt": trial.attempt or "",
-            "state": trial.state,
-        }
+        tags = {name: run.data.tags[name] for name in ("study.uid", "attempt", "state")}
+        assert number_of(run) == trial.number
+        assert tags == {"study.uid": record.uid, "attempt": trial.attempt or "", "state": trial.state}
         assert "trial.state" not in run.data.tags
         assert not run.data.params.keys() & run.data.metrics.keys()
         assert run.data.metrics["epochs"] == trial.epochs

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mnist_search.errors import DiskError
+from mnist_search.errors import DiskError, NotFound
 from mnist_search.files import read_text, write_file
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -99,7 +99,12 @@ def test_text_that_is_not_utf_8_is_read_and_written_unchanged(tmp_path):
 
 
 def test_file_that_cannot_be_read_is_a_disk_error(tmp_path):
-    with pytest.raises(DiskError, match=r"cannot read .*notes\.md: No such file or directory; name another"):
+    with pytest.raises(DiskError, match=r"cannot read .*: Is a directory; name another"):
+        read_text(tmp_path, "name another file")
+
+
+def test_missing_file_is_not_found(tmp_path):
+    with pytest.raises(NotFound, match=r"no file .*notes\.md; name another"):
         read_text(tmp_path / "notes.md", "name another file")
 
 

@@ -80,7 +80,12 @@ def runs_in(client, role="trial", view=ViewType.ACTIVE_ONLY):
     experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
     query = f"tags.role = '{role}'"
     runs = client.search_runs(experiments, query, view)
-    return sorted(runs, key=lambda run: int(run.data.tags.get("trial", 0)))
+    return sorted(runs, key=number_of)
+
+
+def number_of(run):
+    """The number of the trial or final trial of a run; 0 for the run of a study."""
+    return int(run.data.tags.get("final", run.data.tags.get("trial", 0)))
 
 
 def models_in(client):

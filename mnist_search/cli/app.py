@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ def run_cli(argv: Sequence[str]) -> int:
         if not isinstance(error, Exception):
             raise
         discard_unwritable_output()
-        code = 0 if is_end_of_reader(error) else _show(error, debug="--debug" in argv)
+        code = 0 if is_end_of_reader(error) else _show(error, _given_storage(argv), debug="--debug" in argv)
     return code if isinstance(code, int) else 0
 
 
@@ -95,13 +96,22 @@ def _global_options_first(argv: Sequence[str]) -> list[str]:
     return sorted(argv[:end], key=lambda word: word not in GLOBAL_OPTIONS) + list(argv[end:])
 
 
-def _show(error: Exception, *, debug: bool) -> int:
-    """Print an error to stderr; its exit code."""
+def _show(error: Exception, storage: str | None, *, debug: bool) -> int:
+    """Print an error to stderr; its exit code. ``storage`` is the store that the command line names."""
     if debug:
         typer.echo(masked("".join(traceback.format_exception(error))), err=True)
     message, code = _message(error)
+    if storage and "mnist-search " in message:  # the command that it names needs the option, too
+        message += f" (with --storage {shlex.quote(storage)})"
     typer.echo(f"mnist-search: {' '.join(masked(message).split())}", err=True)
     return code
+
+
+def _given_storage(argv: Sequence[str]) -> str | None:
+    """The value of --storage on the command line."""
+    pairs = dict(zip(argv, [*argv[1:], ""], strict=True))
+    inline = (word.removeprefix("--storage=") for word in argv if word.startswith("--storage="))
+    return pairs.get("--storage") or next(inline, None)
 
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}

@@ -78,4 +78,7 @@ def _delete_from_mlflow(store: Store, deleted: list[optuna.Study], tracking_uri:
             f"nothing was deleted from the store: MLflow is unavailable ({first_line(error)}); run the same "
             "command again, or leave out --mlflow"
         ) from error
-    return f"deleted {n_runs} runs, {n_models} models and {n_versions} registered versions from MLflow"
+    return (
+        f"deleted {n_runs} runs, {n_models} models and {n_versions} registered versions from MLflow; "
+        "mlflow gc removes the runs' files"
+    )

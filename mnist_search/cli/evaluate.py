@@ -24,7 +24,7 @@ SeedsOption = Annotated[int, option("Number of seeds per network.", min=1, max=1
 
 TEST_COLUMNS = ("test_accuracy_mean", "low", "high", "n_seeds")
 OTHER_COLUMNS = ("worst", "test_accuracy_sd", "epochs", "seconds")
-FINAL_COLUMNS = ("name", "parameters", *TEST_COLUMNS, "val_accuracy", *OTHER_COLUMNS)
+FINAL_COLUMNS = ("name", "champion", "parameters", *TEST_COLUMNS, "val_accuracy", *OTHER_COLUMNS)
 REPRODUCTION_COLUMNS = (
     *("name", "parameters", "reported_test_accuracy", *TEST_COLUMNS, "best_epoch"),
     *OTHER_COLUMNS,
@@ -36,7 +36,10 @@ def finalize(
     *,
     top: Annotated[int, option("Number of finalists.", min=1, max=100)] = 5,
     seeds: SeedsOption = 5,
-    again: Annotated[bool, option("Evaluate the finalists again.", "--again")] = False,
+    again: Annotated[
+        bool,
+        option("Train and evaluate the finalists again, as a new round; keep the earlier ones.", "--again"),
+    ] = False,
     workers: opt.WorkerOptions,
     stores: opt.StoreOptions,
     output_format: opt.FormatOption = "table",

@@ -220,7 +220,7 @@ def parse_params(texts: Sequence[str] | None, file: Path | None) -> dict[str, An
     """Ranges of params, of a file and of ``--param``, which overrides it; None without either.
 
     Raises:
-        DiskError: the file cannot be read.
+        NotFound, DiskError: the file cannot be read.
         ValueError: it is no TOML document, or a text is no range of a param.
     """
     from mnist_search.files import read_text

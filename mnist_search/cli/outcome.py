@@ -67,7 +67,7 @@ def print_link(study: str, storage: str, mlflow: TrackingConfig) -> None:
     is_local = local_file(mlflow.tracking_uri) is not None
     server = local_server() if is_local else mlflow.tracking_uri
     link = study_links(storage, mlflow.tracking_uri, server).get(study)
-    if is_local:
+    if is_local and link is not None:
         echo("compare runs with: mnist-search ui", err=True)
     if link is not None and server.startswith("http"):
         echo(f"runs in MLflow: {link}", err=True)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from typer import Exit, echo
 
@@ -21,6 +21,8 @@ from mnist_search.errors import UsageError, first_line, masked
 if TYPE_CHECKING:
     from experiments import StudyConfig
     from mnist_search.execution.config import RunConfig
+
+WarmStart: TypeAlias = Literal["templates", "baselines", "none"]
 
 BUDGET_HELP = "Maximum number of parameters; several budgets are searched in ascending order."
 WARM_START_HELP = (
@@ -49,7 +51,7 @@ def run(
     width: opt.WidthOption = None,
     param: opt.ParamOption = None,
     space: opt.SpaceOption = None,
-    warm_start: Annotated[Literal["templates", "baselines", "none"], option(WARM_START_HELP)] = "templates",
+    warm_start: Annotated[WarmStart, option(WARM_START_HELP)] = "templates",
     train_images: Annotated[int | None, stored("50000", "Number of training images.", min=1000)] = None,
     val_images: Annotated[int | None, stored("10000", "Number of validation images.", min=100)] = None,
     workers: opt.SearchOptions,
@@ -63,7 +65,7 @@ def run(
     The same command continues a study that was stopped or killed, until the study has
     --trials trials. Options of its configuration that are not given take the stored values.
     """
-    from mnist_search.search.study import n_trials, resolve_config
+    from mnist_search.search.study import resolve_config
 
     options: dict[str, Any] = {
         "depth": opt.parse_bounds(depth, "--depth"), "width": opt.parse_bounds(width, "--width"), "epochs": epochs,
@@ -80,7 +82,7 @@ def run(
         raise UsageError(f"{error}; see mnist-search run --help") from error
     if dry_run:
         for name, config in configs.items():
-            _print_dry_run(config, name, n_trials(stores.storage, name, trials))
+            _print_dry_run(config, name, stores.storage, trials, warm_start)
         return
     execute = partial(_execute, workers=workers, stores=stores, n_trials=trials, warm_start=warm_start)
     smaller = None
@@ -205,18 +207,29 @@ def _log_report(config: RunConfig) -> None:
         warn(f"no report in MLflow: {first_line(error)}")
 
 
-def _print_dry_run(config: StudyConfig, name: str, n_trials: int) -> None:
-    from mnist_search.search.study import first_proposals
+def _print_dry_run(
+    config: StudyConfig, name: str, storage: str, requested: int | None, warm_start: WarmStart
+) -> None:
+    """Print what a study would train first; StudyConflict if it exists with another configuration."""
+    from mnist_search.search.study import first_proposals, is_stored, n_trials
+    from mnist_search.search.warm_start import enqueued_params
 
+    enqueued = [] if is_stored(storage, name, config) else enqueued_params(config, warm_start)
+    number = n_trials(storage, name, requested)
     budget, space = config.parameter_budget, config.space
     feasible, near = budget.feasible_share()
-    echo(f"study {name}: {n_trials} trials of {space.epochs} epochs, at most {config.budget:,} parameters")
+    echo(f"study {name}: {number} trials of {space.epochs} epochs, at most {config.budget:,} parameters")
     echo(
         f"networks of {space.smallest:,} to {space.largest:,} parameters, {space.num_architectures:.1e} "
         f"architectures; {feasible:.0%} of random ones fit, {near:.0%} have over 90 % of the budget"
     )
-    echo("sampled proposals with --warm-start none:")
-    for architecture in first_proposals(config, 3):
+    if enqueued:
+        echo(f"enqueued by --warm-start {warm_start}:")
+    for params in enqueued[:number]:
+        architecture = space.architecture(params)
+        echo(f"  {architecture.num_params():6,}  {architecture}")
+    echo("first sampled proposals:")
+    for architecture in first_proposals(config, 3, enqueued):
         echo(f"  {architecture.num_params():6,}  {architecture}")
     echo("nothing was written (--dry-run)")
 
@@ -261,4 +274,6 @@ def space(
         return
     print_fields(document | {"architectures": f"{space.num_architectures:.1e}"}, output_format)
     print("\nparams")
-    print_fields(params, output_format)
+    width_of_names = max(map(len, params))
+    for name, values in params.items():
+        print(f"{name:{width_of_names}}  {values}")

@@ -74,7 +74,9 @@ def register_champion(
                 except MnistSearchError:
                     client.get_run(run_id)  # an unavailable server is reported as such
                     raise
-                tags = {"study": record.name, "n_seeds": evaluation.statistics.n_seeds} | results
+                statistics = evaluation.statistics
+                means = {"n_seeds": statistics.n_seeds, "test_accuracy_mean": statistics.test_accuracy_mean}
+                tags = {"study": record.name, "seed": task.seed} | means | results
                 version = register(client, name, model_id, run_id, tags)
                 study.remember_registered(uri, run_id)
             elif CHAMPION not in client.get_registered_model(name).aliases:
@@ -84,7 +86,10 @@ def register_champion(
             "the finals are done, but the champion is not registered: MLflow is unavailable "
             f"({first_line(error)}); run the same command again"
         ) from error
-    notify(f"{name} version {version} is the champion, models:/{name}@{CHAMPION}")
+    notify(
+        f"{name} version {version} is the champion: {task.name}, the finalist with the best validation accuracy; "
+        f"load it from models:/{name}@{CHAMPION}"
+    )
 
 
 def _verify(evaluation: FinalEvaluation, tracking_uri: str, model_uri: str, folder: Path) -> dict[str, float]:

@@ -14,6 +14,9 @@ from mnist_search.evaluation.finals import finalist_name, finals_of
 from mnist_search.records import StudyRecord, TrialRecord
 from mnist_search.storage.database import Store
 
+MIN_SEEDS = 3
+"""Seeds of a confidence interval: that of two has a width of zero if they agree by chance, or up to 100 %."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedStatistics:
@@ -22,7 +25,7 @@ class SeedStatistics:
     Attributes:
         n_seeds: number of complete trials.
         test_accuracy_mean, test_accuracy_sd, worst: of the accuracy after the last epoch.
-        low, high: 95 % confidence interval of the mean; None for fewer than two seeds.
+        low, high: 95 % confidence interval of the mean; None for fewer than MIN_SEEDS seeds.
         best_epoch: mean over the seeds of the best epoch's accuracy; None without accuracies per epoch.
         seconds: mean duration of a trial.
         device: device and compute mode of the first complete trial.
@@ -58,7 +61,7 @@ def _statistics(trials: Sequence[TrialRecord]) -> SeedStatistics:
     complete = [trial for trial in trials if trial.test_accuracy is not None]
     accuracies = [trial.test_accuracy or 0.0 for trial in complete]
     best = [trial.best_epoch_accuracy for trial in complete if trial.best_epoch_accuracy is not None]
-    low, high = confidence_interval(accuracies) if len(accuracies) > 1 else (None, None)
+    low, high = confidence_interval(accuracies) if len(accuracies) >= MIN_SEEDS else (None, None)
     return SeedStatistics(
         name=task.name,
         parameters=task.architecture.num_params(),
@@ -84,10 +87,18 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def final_rows(store: Store, record: StudyRecord) -> list[dict[str, Any]] | None:
-    """Statistics of a study's latest finals, with each trial's validation accuracy; None without finals."""
+    """Statistics of a study's latest finals, with each trial's validation accuracy; None without finals.
+
+    The champion is the finalist with the best validation accuracy: the test set selects nothing.
+    """
     finals = finals_of(store, record)
     if finals is None:
         return None
     val_accuracy = {finalist_name(trial): trial.val_accuracy for trial in record.trials}
     rows = seed_statistics(finals.of_round(finals.rounds))
-    return [asdict(row) | {"val_accuracy": val_accuracy.get(row.name)} for row in rows]
+    complete = {row.name for row in rows if row.n_seeds}
+    champion = next((name for name in map(finalist_name, record.ranked) if name in complete), None)
+    return [
+        asdict(row) | {"val_accuracy": val_accuracy.get(row.name), "champion": row.name == champion}
+        for row in rows
+    ]

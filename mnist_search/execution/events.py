@@ -88,3 +88,4 @@ class ProcessEvent(Event, Enum):
     DONE = "the process has ended without an error"
     OUT_OF_MEMORY = "the device has no memory for another trial; the worker released its trial and exits"
     SYNC_PROGRESS = "the sync process has written to MLflow"
+    ONLY_SYNC = "the workers have ended, the sync process has not"

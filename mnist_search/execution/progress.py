@@ -19,7 +19,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from mnist_search.execution import live_table
 from mnist_search.execution.config import ReadRecord
 from mnist_search.execution.estimate import Estimate, duration, estimate
-from mnist_search.execution.events import Event, Message, Stop, TrialEnded, TrialEpoch, TrialStarted
+from mnist_search.execution.events import (
+    Event,
+    Message,
+    ProcessEvent,
+    Stop,
+    TrialEnded,
+    TrialEpoch,
+    TrialStarted,
+)
 from mnist_search.execution.live_table import RunningTrial, label, listed
 from mnist_search.execution.supervisor import ProgressReporter
 from mnist_search.records import FinalsRecord, StudyRecord, percent
@@ -45,7 +53,7 @@ class PlainReporter(ProgressReporter):
         self._epochs: dict[int, TrialEpoch] = {}
         self._record = retry(read_record)
         self._started = self._read_at = self._line_at = time.monotonic()
-        self._is_changed = True
+        self._is_changed, self._is_syncing = True, False
         self._estimate = Estimate(0, 0.0)
         self._end = 0.0
 
@@ -84,6 +92,8 @@ class PlainReporter(ProgressReporter):
                 self._epochs.pop(number, None)
             case Stop():
                 self.print_line(self._stop_line(event))
+            case ProcessEvent.ONLY_SYNC:
+                self._is_syncing = True
             case Message(text):
                 self.print_line(text)
 
@@ -163,6 +173,8 @@ class PlainReporter(ProgressReporter):
         return f"elapsed {duration(time.monotonic() - self._started)}"
 
     def _left(self) -> str:
+        if self._is_syncing:
+            return "writing to MLflow"
         return live_table.left_text(self._update(), self.seconds_left(), len(self._running_epochs()))
 
     def print_line(self, line: str) -> None:

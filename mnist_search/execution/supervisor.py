@@ -236,11 +236,13 @@ class Supervisor:
         """Wait until MLflow has what is left and the status of the study's run; after a signal, for seconds."""
         if self.signals < 2:
             self.sync.request_end(status)
+            if self.sync.start:
+                self.reporter.handle(ProcessEvent.ONLY_SYNC)
         while self.signals < 2 and not self.sync.is_done and not self._is_late:
             self.sync.keep_running()
             self.poll()
         if self.signals < 2 and self.sync.start and not self.sync.ended:
-            text = "MLflow lacks runs of this study; the same command writes them from the store"
+            text = "the latest results are not in MLflow yet; the next command writes them from the store"
             self.reporter.handle(Message(text))
 
     @property

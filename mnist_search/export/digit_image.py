@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.ndimage import center_of_mass
 
-from mnist_search.errors import UsageError, first_line
+from mnist_search.errors import NotFound, UsageError, first_line
 
 IMAGE_SIZE, DIGIT_SIZE = 28, 20
 BACKGROUND_THRESHOLD = 0.25
@@ -25,6 +25,7 @@ def load_digit_image(path: Path) -> np.ndarray:
     (yann.lecun.com/exdb/mnist). An image of 28 by 28 pixels with an empty border is returned unchanged.
 
     Raises:
+        NotFound: no such file.
         UsageError: not an image, or it shows no digit.
     """
     gray = _open(path)
@@ -46,7 +47,7 @@ def _open(path: Path) -> np.ndarray:
             _check_size(image, path)
             return _gray(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise UsageError(f"no image file {path}; name a PNG or JPEG file") from None
+        raise NotFound(f"no image file {path}; name a PNG or JPEG file") from None
     except UsageError:
         raise
     except Exception as error:  # a damaged file raises any exception in Pillow

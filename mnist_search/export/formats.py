@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from mnist_search.errors import UnusableConfiguration, first_line
+from mnist_search.errors import NotFound, UnusableConfiguration, first_line
 from mnist_search.files import write_file
 from mnist_search.training.model import load_network
 from search_space import Architecture
@@ -102,11 +102,12 @@ def read_model(path: Path) -> Classifier:
     """Read a file that ``export_model`` wrote.
 
     Raises:
-        UnusableConfiguration: no such file, damaged, or no network for digits.
+        NotFound: no such file.
+        UnusableConfiguration: it is damaged, or no network for digits.
     """
     _, read = _format(path)
     if not path.is_file():
-        raise UnusableConfiguration(f"no file {path}; write one with mnist-search export")
+        raise NotFound(f"no file {path}; write one with mnist-search export")
     try:
         network = read(path)
         _check_output(network)

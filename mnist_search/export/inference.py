@@ -30,7 +30,8 @@ def verify_file(file: Path, data_dir: Path | None) -> tuple[dict[str, Any], bool
 
     Raises:
         MnistSearchError: the file does not have the digest on its card.
-        UnusableConfiguration: the file or its card is missing or damaged.
+        NotFound: no such file.
+        UnusableConfiguration: its card is missing, or one of the two is damaged.
         Unavailable: no images to evaluate on.
     """
     network, card = read_with_card(file)
@@ -53,7 +54,8 @@ def read_with_card(file: Path) -> tuple[Classifier, dict[str, Any]]:
 
     Raises:
         MnistSearchError: the file does not have the digest on its card.
-        UnusableConfiguration: the file or its card is missing or damaged.
+        NotFound: no such file.
+        UnusableConfiguration: its card is missing, or one of the two is damaged.
     """
     card = _read_card(file) if file.is_file() else {}
     expected = card.get("sha256", {}).get(file.suffix[1:])  # version 0.1 wrote none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -216,11 +216,23 @@ def quiet_optuna() -> Iterator[None]:
 
 
 @quiet_optuna()
-def first_proposals(config: StudyConfig, count: int) -> list[Architecture]:
-    """The architectures that a new study of this configuration would try first."""
+def first_proposals(
+    config: StudyConfig, count: int, enqueued: Sequence[Mapping[str, Any]]
+) -> list[Architecture]:
+    """The architectures that a new study would sample first, after its enqueued trials."""
     study = optuna.create_study(direction="maximize")
+    for params in enqueued:
+        study.enqueue_trial(dict(params))
     proposals = []
-    for number in range(count):
+    for number in range(len(enqueued) + count):
         study.sampler = sampler_for_trial(config, number)
         proposals.append(config.space.suggest(study.ask()).architecture)
-    return proposals
+    return proposals[len(enqueued) :]
+
+
+def is_stored(url: str, name: str, config: StudyConfig) -> bool:
+    """Whether the store has the study; StudyConflict if it has another StudyConfig."""
+    if stored_study(url, name) is None:
+        return False
+    SearchStudy.open(Store.open(url), name).check_same_config(config)
+    return True

@@ -23,11 +23,21 @@ POINTS = {name: recipe.params for name, recipe in BASELINES.items() if recipe.pa
 """Params of the points of the search space next to the baselines that have one."""
 
 
+def enqueued_params(config: StudyConfig, warm_start: str) -> list[dict[str, Any]]:
+    """Params of the trials that a new study starts with: those of ``templates``, ``baselines`` or ``none``."""
+    if warm_start == "baselines":
+        return list(_fitting_baselines(config).values())
+    return known_templates(config) if warm_start == "templates" else []
+
+
+def _fitting_baselines(config: StudyConfig) -> dict[str, dict[str, Any]]:
+    points = {name: project_to_space(config, params) for name, params in POINTS.items()}
+    return {name: params for name, params in points.items() if config.parameter_budget.fits(params)}
+
+
 def enqueue_baselines(search_study: SearchStudy) -> list[str]:
     """Enqueue the baselines within the budget, projected to the space, each once; their names."""
-    config = search_study.config
-    points = {name: project_to_space(config, params) for name, params in POINTS.items()}
-    fitting = {name: params for name, params in points.items() if config.parameter_budget.fits(params)}
+    fitting = _fitting_baselines(search_study.config)
     for params in fitting.values():
         search_study.enqueue(params)
     return list(fitting)

@@ -8,6 +8,7 @@ from mnist_search.records import FinalsRecord, FinalTask, StudyRecord, TrialReco
 from mnist_search.search.samplers import trial_seed
 from mnist_search.tracking.runs import RunInfo
 from mnist_search.training.model import count, load_network
+from search_space.training_config import optimizer_name, schedule_name
 
 LOGGED_AS_METRICS = ("num_params", "epochs")
 """Runs are sorted by them; the trained epochs are fewer than those of the study if a trial was pruned."""
@@ -45,10 +46,10 @@ def final_run_info(task: FinalTask) -> RunInfo:
         "final_seed": task.seed,
         "round": task.round,
         "batch_size": training.batch_size,
-        "optimizer": type(training.optimizer).__name__.lower(),
+        "optimizer": optimizer_name(training.optimizer),
         "peak_lr": training.optimizer.lr,
         "weight_decay": training.optimizer.weight_decay,
-        "schedule": type(training.schedule).__name__.lower(),
+        "schedule": schedule_name(training.schedule),
         "label_smoothing": training.label_smoothing,
     }
     return RunInfo(

@@ -25,6 +25,9 @@ from mnist_search.records import EpochMetrics, State, TrialRecord
 from mnist_search.tracking.datasets import dataset_inputs
 
 ROLE_TAG, UID_TAG, ATTEMPT_TAG, NUMBER_TAG, STUDY_TAG = "role", "study.uid", "attempt", "trial", "study"
+FINAL_TAG, NETWORK_TAG = "final", "network"
+"""Number of a final trial, and the name of its network; its tag ``trial`` is the trial of the search."""
+
 PARENT_TAG, COMMIT_TAG = "mlflow.parentRunId", "mlflow.source.git.commit"
 
 OLD_STATE_TAG = "trial.state"
@@ -144,9 +147,13 @@ def is_deleted(run: Run) -> bool:
 
 def identity(tracking: Tracking, uid: str, trial: TrialRecord) -> dict[str, str]:
     """Tags by which the run of a trial is found again, and the name of its study."""
-    return {
+    numbers = {NUMBER_TAG: str(trial.number)}
+    if trial.task:
+        numbers = {FINAL_TAG: str(trial.number), NETWORK_TAG: trial.task.name}
+        searched = trial.task.name.removeprefix("trial ")
+        numbers |= {NUMBER_TAG: searched} if searched.isdecimal() else {}
+    return numbers | {
         UID_TAG: uid,
-        NUMBER_TAG: str(trial.number),
         ATTEMPT_TAG: trial.attempt or "",
         PARENT_TAG: tracking.parent_run_id,
         STUDY_TAG: tracking.study,
@@ -225,7 +232,8 @@ def remove_old_state(tracking: Tracking, run: Run) -> None:
 def is_run_of(run: Run, trial: TrialRecord) -> bool:
     """Whether a run is that of the current attempt of a trial."""
     tags = run.data.tags
-    has_number = tags.get(NUMBER_TAG) == str(trial.number)
+    number = tags.get(NUMBER_TAG)
+    has_number = (tags.get(FINAL_TAG, number) if trial.task else number) == str(trial.number)
     if ATTEMPT_TAG in tags:
         return has_number and tags[ATTEMPT_TAG] == (trial.attempt or "")
     return is_old(trial) and (has_number or run.info.run_id == trial.run_id)  # version 0.1

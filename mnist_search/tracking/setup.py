@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def create_database(file: Path) -> None:
     with FileLock(lock_file, timeout=CREATION_SECONDS):
         if file.exists():
             return
+        for left in file.parent.glob(f".{escape(file.name)}.*.new*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
         try:
             MlflowClient(sqlite_url(temporary)).search_experiments(max_results=1)

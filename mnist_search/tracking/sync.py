@@ -152,7 +152,7 @@ class StudySync:
             if trial is not None:
                 lacking.remove(trial)
                 self._runs[trial.number] = self._adopt_run(trial, run)
-            elif runs.NUMBER_TAG in run.data.tags and not runs.is_deleted(run):
+            elif {runs.NUMBER_TAG, runs.FINAL_TAG} & run.data.tags.keys() and not runs.is_deleted(run):
                 runs.delete_run(self.tracking, run.info.run_id)
         if self._study.is_search:
             self._adopt_models()

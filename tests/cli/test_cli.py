@@ -233,6 +233,46 @@ def test_dry_run_prints_proposals_and_writes_nothing(cli, tmp_path):
     assert "study budget-8000: 50 trials of 15 epochs, at most 8,000 parameters" in out
     assert "nothing was written" in out
     assert digest(tmp_path) == {}
+    enqueued, sampled = out.split("first sampled proposals:")
+    assert "enqueued by --warm-start templates:\n   7," in enqueued
+    assert len(re.findall(r"^ +[\d,]+  \d+v?-", sampled, re.MULTILINE)) == 3
+
+
+def test_dry_run_proposes_what_a_run_trains(store, study_config):
+    from mnist_search.search.study import first_proposals
+    from mnist_search.search.warm_start import enqueue_templates, enqueued_params
+
+    study = SearchStudy.open_or_create(store, "s", study_config, 20)
+    enqueue_templates(study)
+    enqueued = enqueued_params(study_config, "templates")
+    expected = [study_config.space.architecture(params) for params in enqueued]
+
+    claimed = [study.config.space.architecture(study.claim().trial.params) for _ in range(len(enqueued) + 2)]
+
+    assert claimed == expected + first_proposals(study_config, 2, enqueued)
+
+
+def test_dry_run_of_a_study_with_another_configuration_is_refused(cli, tmp_path, study_config):
+    store = Store.open_or_create(f"sqlite:///{tmp_path}/mnist-search.db")
+    SearchStudy.open_or_create(store, "budget-1500", study_config, 5)
+
+    code, out, err = cli("run", "--budget", "1500", "--epochs", "7", "--dry-run")
+    same, shown, _ = cli("run", "--budget", "1500", "--dry-run")
+
+    assert (code, out, "epochs is 2, not 7" in err) == (65, "", True)
+    assert same == 0
+    assert "enqueued" not in shown
+
+
+def test_error_that_names_a_command_names_the_given_store(cli, tmp_path):
+    Store.open_or_create(f"sqlite:///{tmp_path}/other.db")
+
+    for arguments in (["--storage", "sqlite:///other.db"], ["--storage=sqlite:///other.db"]):
+        code, _, err = cli("status", "none", *arguments)
+        assert (code, err.rstrip().endswith("mnist-search studies (with --storage sqlite:///other.db)")) == (
+            66,
+            True,
+        )
 
 
 def test_space_prints_sizes_and_shares(cli):

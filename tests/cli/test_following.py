@@ -211,8 +211,8 @@ def test_space_and_explain_use_words_instead_of_class_names(cli):
     _, space, _ = cli("space", "--budget", "8000")
     _, explained, _ = cli("explain", "budget-1500", 0)
 
-    assert "width 1           4 to 30" in space
-    assert "sgd lr            0.01 to 0.4 on a log scale" in space
+    assert "width_1           4 to 30" in space
+    assert "sgd_lr            0.01 to 0.4 on a log scale" in space
     assert "dropout           0 to 0.1 in steps of 0.01" in space
     assert "transition        true, false" in space
     assert "Distribution" not in space + json.dumps(json.loads(cli("space", "-b", "8000", "-f", "json")[1]))
@@ -333,7 +333,7 @@ def test_deletion_leaves_mlflow_unless_it_is_asked_for(cli, study, tmp_path):
 
     assert code == 0
     assert out.splitlines() == [
-        "deleted 0 runs, 0 models and 0 registered versions from MLflow",
+        "deleted 0 runs, 0 models and 0 registered versions from MLflow; mlflow gc removes the runs' files",
         "deleted budget-1500 (6 trials)",
     ]
     assert not (tmp_path / "mlflow.db").exists()

@@ -64,7 +64,7 @@ def test_space_as_toml_is_read_again(cli, tmp_path):
         (["--param", "luck=1"], 2, "the space has no param 'luck'; it has depth, width_1"),
         (["--param", "width_1=99"], 2, "width_1 takes 4 to 30, not 99"),
         (["--param", "optimizer"], 2, "a range is NAME=VALUE"),
-        (["--space", "none.toml"], 74, "cannot read none.toml"),
+        (["--space", "none.toml"], 66, "no file none.toml"),
         (["--space", "broken.toml"], 2, "not a TOML document"),
         (["--depth", "3:7", "--param", "depth=4"], 2, "depth takes one range"),
         (params(dict.fromkeys(("width_1", "width_2", "width_3"), 30)), 2, "no network of this space has"),

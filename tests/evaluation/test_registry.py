@@ -94,7 +94,10 @@ def logged_models(client):
     return client.search_logged_models([client.get_experiment_by_name("experiment").experiment_id])
 
 
-CHAMPION_LINE = "mnist-search-1500 version 1 is the champion, models:/mnist-search-1500@champion"
+CHAMPION_LINE = (
+    "mnist-search-1500 version 1 is the champion: trial 0, the finalist with the best validation accuracy; "
+    "load it from models:/mnist-search-1500@champion"
+)
 
 
 def test_verified_champion_is_registered_once(search_study, store, register, client, mnist_dir):
@@ -105,7 +108,7 @@ def test_verified_champion_is_registered_once(search_study, store, register, cli
 
     version = champion_of(client)
     assert version.tags["parameters"] == str(task.architecture.num_params())
-    assert version.tags["test_accuracy"] == str(accuracy)
+    assert version.tags["test_accuracy"] == version.tags["test_accuracy_mean"] == str(accuracy)
     assert len(client.search_model_versions("name = 'mnist-search-1500'")) == 1
     assert [str(model.status) for model in logged_models(client)] == ["READY"]
 

@@ -44,6 +44,12 @@ def test_seed_statistics_have_mean_sd_interval_and_worst(statistics):
     assert (row.low, row.high) == pytest.approx((0.992 - 0.004968, 0.992 + 0.004968), abs=1e-6)
 
 
+def test_two_seeds_have_no_interval(statistics):
+    row = statistics(0.99, 0.99)
+
+    assert (row.n_seeds, row.test_accuracy_mean, row.low, row.high) == (2, 0.99, None, None)
+
+
 def test_failed_trials_are_counted_but_not_averaged(statistics):
     row = statistics(0.99, None)
 

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments import BASELINES
-from mnist_search.execution.events import Message, Stop, TrialEnded, TrialEpoch, TrialStarted
+from mnist_search.execution.events import Message, ProcessEvent, Stop, TrialEnded, TrialEpoch, TrialStarted
 from mnist_search.execution.progress import (
     LINE_SECONDS,
     MessageReporter,
@@ -81,6 +81,18 @@ def test_time_left_is_never_zero_while_trials_run(search_study):
 
     assert reporter.seconds_left() == 0.0
     assert reporter.progress_line().endswith("less than 1 min left")
+
+
+def test_progress_says_that_only_mlflow_is_written(search_study):
+    reporter = PlainReporter(search_study.record, 1)
+    for _ in range(4):
+        finish_trial(search_study)
+    reporter._read()
+    assert reporter.progress_line().endswith(", done")
+
+    reporter.handle(ProcessEvent.ONLY_SYNC)
+
+    assert reporter.progress_line().endswith(", writing to MLflow")
 
 
 def test_released_trial_is_not_finished_and_its_line_says_what_is_lost(search_study, capsys):

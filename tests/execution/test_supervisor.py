@@ -286,7 +286,9 @@ def test_a_sync_that_is_late_after_a_signal_is_not_waited_for():
     with supervisor.handling_signals():
         supervisor.finish_sync("KILLED")
 
-    assert reporter.texts == ["MLflow lacks runs of this study; the same command writes them from the store"]
+    assert reporter.texts == [
+        "the latest results are not in MLflow yet; the next command writes them from the store"
+    ]
 
 
 def test_stop_is_shown_once_and_not_by_the_signal_handler():

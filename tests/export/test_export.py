@@ -86,7 +86,7 @@ def test_truncated_file_is_rejected(trained, tmp_path, suffix, share):
 def test_missing_file_and_unknown_format_are_rejected(trained, tmp_path):
     architecture, weights, *_ = trained
 
-    with pytest.raises(UnusableConfiguration, match="no file"):
+    with pytest.raises(NotFound, match="no file"):
         read_model(tmp_path / "network.pt2")
     with pytest.raises(UnusableConfiguration, match=r"unknown model format '\.pkl'"):
         read_model(tmp_path / "network.pkl")
@@ -272,12 +272,12 @@ def test_file_without_a_digit_is_rejected(tmp_path):
     Image.new("L", (40, 40), 180).save(tmp_path / "blank.png")
     (tmp_path / "text.png").write_text("seven")
 
-    for name, message in (
-        ("blank.png", "shows no digit"),
-        ("text.png", "cannot read .* as an image"),
-        ("no.png", "no image file"),
+    for name, kind, message in (
+        ("blank.png", UsageError, "shows no digit"),
+        ("text.png", UsageError, "cannot read .* as an image"),
+        ("no.png", NotFound, "no image file"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(kind, match=message):
             load_digit_image(tmp_path / name)
 
 

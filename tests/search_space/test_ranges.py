@@ -48,7 +48,8 @@ def test_range_that_is_whole_is_no_range():
     ("params", "message"),
     [
         ({"luck": 1}, "no param 'luck'; it has depth, width_1"),
-        ({"width_8": 4}, "no param 'width_8'"),
+        ({"width_8": 4}, "no param 'width_8'; similar ones are width_7"),
+        ({"batch size": 64}, "no param 'batch size'; similar ones are batch_size"),
         ({"optimizer": "lion"}, "optimizer takes sgd, adamw, not lion"),
         ({"optimizer": ()}, "optimizer takes sgd, adamw, not nothing"),
         ({"transition": 1}, "transition takes true, false, not 1"),

@@ -40,6 +40,8 @@ def test_finals_are_runs_of_role_final_below_the_parent_run_of_the_search(
     tags = run.data.tags
     assert tags["mlflow.parentRunId"] == parent.info.run_id
     assert (tags["study.uid"], tags["attempt"], tags["study"]) == (finals.record().uid, claim.owner, "s")
+    assert (tags["final"], tags["network"], tags["trial"]) == ("0", "trial 3", "3")
+    assert (run.data.params["optimizer"], run.data.params["schedule"]) == ("adam", "plateau")
     contexts = [tag.value for data in run.inputs.dataset_inputs for tag in data.tags]
     assert sorted(contexts) == ["testing", "training"]
     assert run.info.run_name == "final trial 3 seed 0"
