@@ -3,28 +3,30 @@
 Searches are replayed from complete learning curves in random order. ``curves`` replays the random
 networks of ``fidelity``, each trained with two seeds: the pruner sees one training run, and the other
 one scores the selected network. ``study`` replays a study without a score pruner, which has one
-training per network for both.
+training per network for both. ``rules`` compares rules of successive halving on all networks of
+``fidelity``: when they first decide, on which accuracy, and screening on schedules with restarts.
 
     python -m mnist_search.research.compare_pruners curves FILE.jsonl
+    python -m mnist_search.research.compare_pruners rules FILE.jsonl
     python -m mnist_search.research.compare_pruners study studies.db budget-8000
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import optuna
 import typer
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
-from mnist_search.research.fidelity import EPOCHS, complete
+from mnist_search.research.fidelity import EPOCHS, RESTARTED, complete
 from mnist_search.research.jsonl import read, run_commands
 from mnist_search.search.pruners import PRUNERS
 from mnist_search.search.study import SearchStudy
@@ -44,11 +46,13 @@ class ReplayedSearch:
     Attributes:
         accuracy: of the selected network, in the training run that the pruner did not see.
         started, completed: number of networks.
+        epochs: trained.
     """
 
     accuracy: float
     started: int
     completed: int
+    epochs: int
 
 
 OrdersOption: TypeAlias = Annotated[int, typer.Option(min=2, help="Random orders of the networks.")]
@@ -70,6 +74,69 @@ def curves(
     for name, differences in _bootstrap(networks, resamples).items():
         low, high = np.quantile(differences, (0.025, 0.975))
         typer.echo(f"| {name} | {mean(differences):+.3f} | {low:+.3f} to {high:+.3f} |")
+
+
+def rules(
+    file: Path,
+    orders: OrdersOption = 200,
+    resamples: Annotated[int, typer.Option(min=2, help="Bootstrap samples of the networks.")] = 200,
+) -> None:
+    """Compare rules on all networks: trained epochs, and the found network in an unseen training run."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    cases = _rules(complete(read(file)))
+    reference = next(iter(cases))
+    n_networks = len(cases[reference][1])
+    typer.echo(f"{n_networks} networks, {orders} orders, {resamples} resamples of the networks.\n")
+    typer.echo("| rule | epochs per network | completed | accuracy, mean (sd) | difference | 95 % interval |")
+    typer.echo("|---|--:|--:|--:|--:|--:|")
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(n_networks, size=n_networks) for _ in range(resamples)]
+    scores = {
+        name: [100 * _search_all(pruner, [networks[n] for n in sample], order).accuracy
+               for order, sample in enumerate(samples)]
+        for name, (pruner, networks) in cases.items()
+    }  # fmt: skip
+    for name, (pruner, networks) in cases.items():
+        found = [_search_all(pruner, networks, order) for order in range(orders)]
+        accuracies = [100 * each.accuracy for each in found]
+        differences = np.array(scores[name]) - np.array(scores[reference])
+        low, high = np.quantile(differences, (0.025, 0.975))
+        typer.echo(
+            f"| {name} | {mean(each.epochs for each in found) / n_networks:.1f} | "
+            f"{mean(each.completed for each in found):.1f} | {mean(accuracies):.3f} ({stdev(accuracies):.3f}) | "
+            f"{differences.mean():+.3f} | {low:+.3f} to {high:+.3f} |"
+        )
+
+
+def _rules(trainings: Mapping[int, Mapping[str, Any]]) -> dict[str, tuple[BasePruner, Networks]]:
+    """Pruners and curves by rule; the first curve of a network is seen, the accuracy of the second is the score."""
+    unseen = [_accuracies(kinds["full"][1]) for kinds in trainings.values()]
+    raw = [_accuracies(kinds["full"][0]) for kinds in trainings.values()]
+    averaged = [_averaged(kinds["full"][0]) for kinds in trainings.values()]
+    restarted = [_accuracies(kinds[RESTARTED][0]) for kinds in trainings.values() if RESTARTED in kinds]
+    cases: dict[str, tuple[BasePruner, list[list[float]]]] = {
+        f"halving from epoch {first}, {name}": (SuccessiveHalvingPruner(first, 3), seen)
+        for name, seen in (("raw", raw), ("averaged", averaged))
+        for first in (5, 2, 1)
+    }
+    cases |= {"none": (PRUNERS["none"](EPOCHS), raw), "median": (PRUNERS["median"](EPOCHS), raw)}
+    if len(restarted) == len(raw):
+        cases["screening"] = (PRUNERS["screening"](EPOCHS), restarted)
+    return {name: (pruner, list(zip(seen, unseen, strict=True))) for name, (pruner, seen) in cases.items()}
+
+
+def _accuracies(training: Mapping[str, Any]) -> list[float]:
+    return [record["val_accuracy"] for record in training["curve"]]
+
+
+def _averaged(training: Mapping[str, Any]) -> list[float]:
+    """The curve, with the accuracy of averaged weights after the epochs for which it was measured."""
+    averaged = {int(epoch): values["val_accuracy"] for epoch, values in training["averaged"].items()}
+    return [averaged.get(epoch, value) for epoch, value in enumerate(_accuracies(training), 1)]
+
+
+def _search_all(pruner: BasePruner, networks: Networks, order: int) -> ReplayedSearch:
+    return replay(networks, order, 0, pruner, epoch_budget=EPOCHS * len(networks))
 
 
 def study(storage: Path, name: str, orders: OrdersOption = 50) -> None:
@@ -157,7 +224,7 @@ def replay(
         if accuracy is not None:
             final_accuracy[network] = accuracy
     best = max(final_accuracy, key=final_accuracy.__getitem__)
-    return ReplayedSearch(networks[best][-1 - training][-1], started, len(final_accuracy))
+    return ReplayedSearch(networks[best][-1 - training][-1], started, len(final_accuracy), epochs)
 
 
 def _train(study: optuna.Study, curve: Sequence[float]) -> tuple[int, float | None]:
@@ -173,4 +240,4 @@ def _train(study: optuna.Study, curve: Sequence[float]) -> tuple[int, float | No
 
 
 if __name__ == "__main__":
-    run_commands(curves, study)
+    run_commands(curves, rules, study)

@@ -2,7 +2,7 @@
 
 Random networks, scaled to the budget, are trained with two seeds. They are evaluated after every
 epoch, and after early epochs also with averaged weights. Each is trained again on complete short
-schedules. Run one process per core; results in the file are not computed again.
+schedules, and with the restarts of screening. Run one process per core; results in the file are not computed again.
 
     python -m mnist_search.research.fidelity train FILE.jsonl --part 0 --parts 2
     python -m mnist_search.research.fidelity report FILE.jsonl
@@ -11,6 +11,7 @@ schedules. Run one process per core; results in the file are not computed again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ import typer
 from scipy.stats import spearmanr
 
 from experiments import StudyConfig
+from experiments.study_config import rungs
 from mnist_search.data import mnist
 from mnist_search.data.dataset import Split, load_split
 from mnist_search.research import jsonl
@@ -39,6 +41,9 @@ EVALUATED_EPOCHS = (1, 2, 3, 5)
 
 SHORT_SCHEDULES = (1, 2, 3)
 """Epochs of the short schedules."""
+
+RESTARTED = "restarts"
+"""Training with the restarts of screening; an older file lacks it."""
 
 EMA_DECAY = 0.99
 """Per step; the average is updated every 25 steps with a decay to match."""
@@ -64,9 +69,9 @@ def _tasks(
 ) -> Iterator[jsonl.Task]:
     data = load_split(mnist.resolve_data_dir(data_dir), train_images, 10_000, 0, resolve_device(device))
     for number, params in enumerate(_random_params(configurations)):
-        for kind, epochs, seed in _trainings():
+        for kind, epochs, seed in (*_trainings(), (RESTARTED, EPOCHS, SEEDS[0])):
             key = {"configuration": number, "kind": kind, "seed": seed}
-            yield key, partial(_train, params, epochs, seed, data)
+            yield key, partial(_train, params, epochs, seed, data, restarts=kind == RESTARTED)
 
 
 def _trainings() -> Iterator[tuple[str, int, int]]:
@@ -85,10 +90,11 @@ def _random_params(configurations: int) -> Iterator[Params]:
         yield trial.params
 
 
-def _train(params: Params, epochs: int, seed: int, data: Split) -> dict[str, Any]:
+def _train(params: Params, epochs: int, seed: int, data: Split, *, restarts: bool) -> dict[str, Any]:
     device = data.train.images.device
     compute_mode = select_compute_mode(device)
     config = SearchSpace.for_budget(BUDGET, epochs=epochs).decode(params)
+    training = replace(config.training, restarts=rungs(epochs)[:-1] if restarts else ())
     training_seed = derive_seed(seed, 7)
     network = build(config.architecture, training_seed).to(device)
     network = network.to(memory_format=compute_mode.memory_format)
@@ -98,7 +104,7 @@ def _train(params: Params, epochs: int, seed: int, data: Split) -> dict[str, Any
     diverged = None
     try:
         for epoch in fit(
-            network, data.train, data.val, config.training, seed=training_seed, compute_mode=compute_mode,
+            network, data.train, data.val, training, seed=training_seed, compute_mode=compute_mode,
             checkpoint=lambda: average.update(network),
         ):  # fmt: skip
             curve.append(
@@ -152,7 +158,7 @@ def complete(lines: list[dict[str, Any]]) -> dict[int, dict[str, list[dict[str, 
     return {
         number: kinds
         for number, kinds in sorted(trainings.items())
-        if sum(map(len, kinds.values())) == required
+        if sum(len(lines) for kind, lines in kinds.items() if kind != RESTARTED) == required
         and not any(line["diverged"] for lines_of_kind in kinds.values() for line in lines_of_kind)
     }
 
@@ -173,6 +179,11 @@ def _early_metrics(
             short = {n: kinds[f"short-{epochs}"][0]["curve"][-1] for n, kinds in trainings.items()}
             values = {n: sign * end[metric] for n, end in short.items()}
             yield f"{metric}, complete schedule of {epochs}", epochs, values
+    restarted = {n: kinds[RESTARTED][0]["curve"] for n, kinds in trainings.items() if RESTARTED in kinds}
+    if len(restarted) == len(trainings):
+        for epoch in rungs(EPOCHS):
+            values = {n: curve[epoch - 1]["val_accuracy"] for n, curve in restarted.items()}
+            yield "val_accuracy, with restarts", epoch, values
     final = {n: training["curve"][-1]["val_accuracy"] for n, training in full.items()}
     yield "val_accuracy, at the end", EPOCHS, final
 

@@ -111,13 +111,13 @@ def test_profile_lists_the_operators_of_a_step(mnist_dir):
 def test_replayed_search_is_scored_by_the_training_that_it_did_not_see():
     search = compare_pruners.replay([RISING, FLAT], order=0, training=0, pruner=NopPruner(), epoch_budget=6)
 
-    assert search == ReplayedSearch(accuracy=0.8, started=2, completed=2)
+    assert search == ReplayedSearch(accuracy=0.8, started=2, completed=2, epochs=6)
 
 
 def test_replayed_search_ends_when_its_epochs_are_used_up():
     search = compare_pruners.replay([RISING] * 5, order=0, training=1, pruner=NopPruner(), epoch_budget=3)
 
-    assert search == ReplayedSearch(accuracy=0.9, started=1, completed=1)
+    assert search == ReplayedSearch(accuracy=0.9, started=1, completed=1, epochs=3)
 
 
 def test_pruner_stops_a_replayed_training():
@@ -129,7 +129,7 @@ def test_pruner_stops_a_replayed_training():
 
     search = compare_pruners.replay(networks, order=0, training=0, pruner=pruner, epoch_budget=4)
 
-    assert search == ReplayedSearch(accuracy=0.8, started=2, completed=1)
+    assert search == ReplayedSearch(accuracy=0.8, started=2, completed=1, epochs=4)
 
 
 @pytest.mark.slow
@@ -161,6 +161,14 @@ def test_pruners_are_compared_on_the_committed_curves(capsys):
     for name in PRUNERS:
         assert sum(line.startswith(f"| {name} | ") for line in table.splitlines()) == 3
         assert (f"| {name} | " in differences) == (name != "none")
+
+
+def test_rules_are_compared_on_the_committed_curves(capsys):
+    compare_pruners.rules(MEASURED / "fidelity-20000.jsonl", orders=2, resamples=2)
+
+    rows = {line.split(" | ")[0]: line for line in capsys.readouterr().out.splitlines() if "|" in line}
+    assert "| 15.0 | 40.0 |" in rows["| none"]
+    assert " | +0.000 | +0.000 to +0.000 |" in rows["| halving from epoch 5, raw"]
 
 
 def test_pruners_are_compared_on_a_study_without_a_pruner(capsys, tmp_path):
