@@ -15,12 +15,13 @@ from mnist_search.data.mnist import resolve_data_dir
 from mnist_search.errors import MnistSearchError, Unavailable, first_line
 from mnist_search.evaluation.champion import FinalEvaluation, final_evaluation
 from mnist_search.execution.process import child_environment
-from mnist_search.records import StudyRecord
+from mnist_search.records import StudyRecord, percent
 from mnist_search.storage.database import Store
 from mnist_search.storage.finals import name_of_finals
 from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import Notify, TrackingConfig
 from mnist_search.tracking.models import CHAMPION, adopt_model, list_models, log_pt2, register, version_of
+from mnist_search.tracking.runs import set_tags
 from mnist_search.tracking.sync import StudySync
 from mnist_search.training.model import load_network
 
@@ -78,6 +79,9 @@ def register_champion(
                 means = {"n_seeds": statistics.n_seeds, "test_accuracy_mean": statistics.test_accuracy_mean}
                 tags = {"study": record.name, "seed": task.seed} | means | results
                 version = register(client, name, model_id, run_id, tags)
+                mean = percent(statistics.test_accuracy_mean)
+                champion = f"{task.name}: {mean} of the test images, mean of {statistics.n_seeds} seeds"
+                set_tags(sync.tracking, sync.tracking.parent_run_id, {"champion": champion})
                 study.remember_registered(uri, run_id)
             elif CHAMPION not in client.get_registered_model(name).aliases:
                 client.set_registered_model_alias(name, CHAMPION, version)

@@ -26,7 +26,7 @@ DIVERGENCE_LOSS = 10 * math.log(10)  # ten times the cross-entropy of a uniform 
 
 
 class Diverged(ArithmeticError):
-    """The loss is NaN or above ``DIVERGENCE_LOSS``."""
+    """The training loss is NaN or above ``DIVERGENCE_LOSS``, or the validation loss is not finite."""
 
 
 def fit(
@@ -50,7 +50,7 @@ def fit(
     ``checkpoint`` is called every few steps and may raise to stop training.
 
     Raises:
-        Diverged: the loss is NaN, infinite or too large.
+        Diverged: the training loss is NaN or too large, or the validation loss is not finite.
     """
     device = train.images.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -73,8 +73,9 @@ def fit(
             loss, accuracy = totals[0].item() / steps.per_epoch, totals[1].item() / n_images
             train_seconds = time.perf_counter() - started
             evaluation = evaluate(average.module if average else trained, val) if val else None
-            if evaluation:
-                _check(evaluation.loss, f"validation after epoch {epoch}")
+            # A large loss can be that of running statistics of few batches; training corrects it.
+            if evaluation and not math.isfinite(evaluation.loss):
+                raise Diverged(f"loss {evaluation.loss} at validation after epoch {epoch}")
             schedule.after_epoch(evaluation.accuracy if evaluation else accuracy)
             if average and epoch == config.epochs:
                 trained.load_state_dict(average.module.state_dict())

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save
 from support import free_port
+from tracked_trials import runs_in
 
 from mnist_search.data.dataset import load_test
 from mnist_search.errors import MnistSearchError, Unavailable
@@ -110,6 +111,8 @@ def test_verified_champion_is_registered_once(search_study, store, register, cli
     assert version.tags["parameters"] == str(task.architecture.num_params())
     assert version.tags["test_accuracy"] == version.tags["test_accuracy_mean"] == str(accuracy)
     assert len(client.search_model_versions("name = 'mnist-search-1500'")) == 1
+    (parent,) = runs_in(client, "study")
+    assert parent.data.tags["champion"].startswith("trial 0: ")
     assert [str(model.status) for model in logged_models(client)] == ["READY"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import replace
 
@@ -63,6 +64,7 @@ def test_both_memory_formats_train_to_the_same_loss(small_split):
     losses = []
     for channels_last in (True, False):
         compute_mode = ComputeMode(channels_last=channels_last)
+        torch.manual_seed(0)  # of torch's dropout
         (metrics,) = fit(
             deepcopy(network), small_split.train, small_split.val, config, seed=0, compute_mode=compute_mode
         )
@@ -130,3 +132,30 @@ def test_fit_without_a_validation_set_yields_no_validation_metrics(small_split):
     curve = list(fit(network, small_split.train, None, plateau, seed=0))
 
     assert [(metrics.val_loss, metrics.val_accuracy) for metrics in curve] == [(None, None)] * 2
+
+
+class LargeLogits(torch.nn.Module):
+    """Trains like a linear layer, and is confidently wrong, or not a number, in evaluation."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.linear, self.factor = torch.nn.Linear(784, 10), factor
+
+    def forward(self, pixels):
+        logits = self.linear(pixels.flatten(1))
+        return logits if self.training else -self.factor * logits
+
+
+def test_large_validation_loss_is_no_divergence(small_split):
+    config = TrainingConfig(epochs=1, batch_size=50, optimizer=SGD(0.01))
+
+    (metrics,) = fit(LargeLogits(1e4), small_split.train, small_split.val, config, seed=0)
+
+    assert 1000 < metrics.val_loss < math.inf
+
+
+def test_validation_loss_that_is_not_finite_is_a_divergence(small_split):
+    config = TrainingConfig(epochs=1, batch_size=50, optimizer=SGD(0.01))
+
+    with pytest.raises(Diverged, match="loss nan at validation after epoch 1"):
+        list(fit(LargeLogits(math.nan), small_split.train, small_split.val, config, seed=0))
