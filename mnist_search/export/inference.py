@@ -14,7 +14,7 @@ from torch import nn
 
 from mnist_search.data.dataset import Digits, load_split, load_test
 from mnist_search.data.mnist import resolve_data_dir
-from mnist_search.errors import MnistSearchError, UnusableConfiguration, UsageError
+from mnist_search.errors import MnistSearchError, NotFound, UnusableConfiguration, UsageError
 from mnist_search.export.digit_image import load_digit_image
 from mnist_search.export.formats import Classifier, read_model
 from mnist_search.files import read_text
@@ -108,21 +108,25 @@ def _is_split(split: object) -> bool:
     return False
 
 
-def predict_images(file: Path, images: Sequence[Path]) -> tuple[list[dict[str, Any]], list[UsageError]]:
+def predict_images(
+    file: Path, images: Sequence[Path]
+) -> tuple[list[dict[str, Any]], list[UsageError | NotFound]]:
     """A row per image, and the errors of the images that cannot be classified.
 
     A row has the predicted digit, its probability and the probability of every digit, or ``error``.
 
     Raises:
-        UnusableConfiguration: the model file is missing or damaged.
+        NotFound: no model file.
+        UnusableConfiguration: it is damaged.
     """
     network = read_model(file)
-    rows, errors = [], []
+    rows: list[dict[str, Any]] = []
+    errors: list[UsageError | NotFound] = []
     for path in images:
         row = {"image": str(path), "digit": None, "probability": None, "probabilities": None, "error": None}
         try:
             rows.append(row | _predict(network, load_digit_image(path)))
-        except UsageError as error:
+        except (UsageError, NotFound) as error:
             errors.append(error)
             rows.append(row | {"error": str(error)})
     return rows, errors

@@ -102,7 +102,8 @@ def _mutated(value: Any, distribution: BaseDistribution, rng: np.random.RandomSt
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     low, high = distribution.low, distribution.high
     if distribution.log:
-        return float(np.clip(value * (high / low) ** (SCALE * rng.normal()), low, high))
+        changed = np.clip(value * (high / low) ** (SCALE * rng.normal()), low, high)
+        return round(changed) if isinstance(distribution, IntDistribution) else float(changed)
     step = distribution.step or 0.0
     change = SCALE * (high - low) * rng.normal()
     if not step:

@@ -128,7 +128,7 @@ def test_version_option_prints_the_version_of_the_package(cli):
         (["run", "--budget", "8000", "--depth", "deep"], 2, "--depth takes LOW:HIGH"),
         (["run", "--budget", "8000", "--depth", "7:3"], 2, "depth takes bounds"),
         (["run", "--budget", "8000", "--width", "0:9"], 2, "width takes bounds"),
-        (["run", "--budget", "8000", "--train-images", "59999"], 2, "60,000 training images"),
+        (["run", "--budget", "8000", "--train-images", "59999"], 2, "more than the 60,000 of MNIST"),
         (["run", "--budget", "8000", "--study", "../x"], 2, "not a valid study name"),
         (["run", "--budget", "8000", "--study", "x.finals"], 2, "is the name of finals"),
         (["run", "--budget", "8000", "--device", "toaster"], 2, "--device"),

@@ -30,6 +30,7 @@ def _data_and_database(mnist_dir, empty_database, tmp_path, monkeypatch):
     shutil.copy(empty_database, tmp_path)
 
 
+@pytest.mark.timeout(300)
 def test_run_trains_n_trials_within_the_budget_and_keeps_models(command, tmp_path):
     import mlflow
 

@@ -135,7 +135,7 @@ def test_predict_answers_the_good_pictures_and_exits_with_1(command):
     assert "1 of 2 images were not classified: no image file none.png" in mixed.err
     assert sum(rows[0]["probabilities"]) == pytest.approx(1, abs=1e-4)
     assert rows[1]["error"].startswith("no image file none.png")
-    assert (single.code, single.out, single.err.count("\n")) == (2, "", 1)
+    assert (single.code, single.out, single.err.count("\n")) == (66, "", 1)
 
 
 @pytest.mark.usefixtures("model")

@@ -17,6 +17,7 @@ from experiments import BASELINES
 from mnist_search.data.dataset import Digits
 from mnist_search.research import (
     compare_pruners,
+    compare_schedules,
     compare_searches,
     diagnose_baselines,
     fast_path_accuracy,
@@ -88,6 +89,7 @@ def test_diagnosed_variants_change_one_setting():
     [
         (diagnose_baselines, "claims.jsonl", "| seed-003 | 55.70 | 85.81 | 19: 96.41 | 0.1248 | 98.99 | 0.0317 |"),
         (compare_searches, "searching.jsonl", "| TPE, filled | 3 | 98.443 (0.198) | 97.95 | 98.64 | 97.32 | 0 |"),
+        (compare_schedules, "schedules-10000.jsonl", "| one cycle with cycled momentum | 10 | 99.020 (0.090) | +0.020 | "),
         (fidelity, "fidelity-20000.jsonl", "| val_accuracy, averaged, after epoch 3 | 3 | 0.87 | 0.81 | 0.86 |"),
         (fast_path_accuracy, "accuracy.jsonl", "| seed-000 | fast | loss, last epoch | 17 | 0.03550 (0.00381) | 0.03409 (0.00234) | "),
     ],

@@ -15,10 +15,11 @@ SPACE = {
     "rate": FloatDistribution(1e-4, 1.0, log=True),
     "grid": FloatDistribution(0.0, 0.1, step=0.01),
     "share": FloatDistribution(-1.0, 1.0),
+    "log": IntDistribution(1, 1000, log=True),
     "kind": CategoricalDistribution(("a", "b", "c")),
 }
-BEST = {"depth": 5, "even": 10, "rate": 0.01, "grid": 0.05, "share": 0.0, "kind": "b"}
-OTHER = {"depth": 1, "even": 2, "rate": 1e-4, "grid": 0.0, "share": -1.0, "kind": "a"}
+BEST = {"depth": 5, "even": 10, "rate": 0.01, "grid": 0.05, "share": 0.0, "log": 30, "kind": "b"}
+OTHER = {"depth": 1, "even": 2, "rate": 1e-4, "grid": 0.0, "share": -1.0, "log": 1, "kind": "a"}
 
 
 def finished(params, value=None, *, steps=0, state=TrialState.COMPLETE):

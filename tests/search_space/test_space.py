@@ -164,7 +164,7 @@ def test_from_json_refuses_an_invalid_config(text):
     ],
 )
 def test_invalid_study_config_is_refused(change):
-    with pytest.raises(ValueError, match=r"budget|split"):
+    with pytest.raises(ValueError, match=r"budget|split|more than the 60,000"):
         StudyConfig(space=SPACE, **change)
 
 
