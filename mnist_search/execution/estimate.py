@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from experiments import StudyConfig
+from experiments.study_config import rungs
 from mnist_search.records import FinalsRecord, StudyRecord, TrialRecord
 from mnist_search.search.pruners import first_decision
 
 N_ASSUMED = 2
 """Weight of the assumption that a pruner ends two of three trials as early as it can, in trials of each kind.
+
+Of six trials, screening is assumed to end four at the first rung and one at the second.
 
 The first trials of a study are the best templates, which are seldom pruned.
 """
@@ -77,6 +80,8 @@ def estimate(record: StudyRecord | FinalsRecord, running: Mapping[int, int], job
 def _assumed_epochs(config: StudyConfig) -> list[int]:
     """Epochs of trials that are assumed to have ended before the first trial of the study."""
     shortest, full = first_decision(config), config.space.epochs
+    if config.pruner == "screening":
+        return [shortest] * 4 + list(rungs(full))[1:]
     return [] if config.pruner == "none" else [shortest, shortest, full] * N_ASSUMED
 
 

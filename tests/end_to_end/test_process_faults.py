@@ -197,6 +197,7 @@ def test_sweep_is_sound_after_20_kills_at_random_moments(start, command, tmp_pat
     assert [trial.crashes for trial in record.trials] == [0] * 10
 
 
+@pytest.mark.slow
 def test_two_concurrent_commands_share_a_new_study(start, tmp_path):
     commands = [start(*SMALL, "--trials", "6", "--jobs", "1") for _ in range(2)]
 

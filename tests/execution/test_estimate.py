@@ -66,6 +66,12 @@ def test_trial_of_another_command_counts_as_running():
     assert estimate(record, {0: 3, 1: 3}, jobs=2).seconds_left == 120.0
 
 
+def test_screening_is_expected_to_train_four_to_six_epochs_a_trial():
+    left = estimate(study([], n_trials=50, pruner="screening"), {}, jobs=1).left
+
+    assert 4 * 50 < left < 6 * 50
+
+
 def test_a_pruner_makes_the_estimate_shorter_from_the_start():
     trials = [trial(0, "RUNNING", 1)]
 
