@@ -6,16 +6,15 @@ from contextlib import nullcontext
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mnist_search.training.steps import GraphSteps, Steps
 
 
-class ForbidTensorOps(TorchFunctionMode):
-    """A context in which every tensor operation fails; a dispatch mode would import for 16 s."""
+class ForbidTensorOps(TorchDispatchMode):
+    """A context in which every tensor operation fails."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         raise AssertionError(f"{func} was called")
 
 

@@ -161,7 +161,7 @@ class BudgetSampler(BaseSampler):
         trial: FrozenTrial,
     ) -> dict[str, Any]:
         """A repaired proposal, or if it does not fit, the first repaired one of random params that fits."""
-        for _ in range(MAX_REPAIRS):
+        for _ in range(1 if presets else MAX_REPAIRS):  # presets may be over the budget
             proposal = self._repair(params | presets) | presets
             if self._fits(proposal):
                 break
