@@ -48,7 +48,7 @@ def _narrowed(name: str, distribution: BaseDistribution, values: Any) -> BaseDis
         return CategoricalDistribution(tuple(choice for choice in distribution.choices if choice in given))
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     number = int if isinstance(distribution, IntDistribution) else (int, float)
-    if len(given) > 2 or not all(isinstance(v, number) and not isinstance(v, bool) for v in given):
+    if len(given) not in {1, 2} or not all(isinstance(v, number) and not isinstance(v, bool) for v in given):
         raise error
     low, high = type(distribution.low)(given[0]), type(distribution.low)(given[-1])
     if not distribution.low <= low <= high <= distribution.high or not _is_on_grid(distribution, low, high):

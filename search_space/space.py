@@ -267,12 +267,15 @@ def without_range_of_depth(bounds: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a SearchSpace; a range of the depth among its ``params`` becomes its ``depth``.
 
     The depth decides which widths the space has.
+
+    Raises:
+        ValueError: not a range of the depth, or another than the given ``depth``.
     """
     params = dict(bounds.get("params", {}))
     if "depth" not in params:
         return dict(bounds)
-    depth = params.pop("depth")
-    pair = (depth[0], depth[-1]) if isinstance(depth, list | tuple) else (depth, depth)
+    widest = {"depth": SearchSpace.widest().distributions["depth"]}
+    pair = ranges.range_of(ranges.narrow(widest, {"depth": params.pop("depth")})["depth"])
     if bounds.get("depth", pair) != pair:
         raise ValueError(f"depth takes one range, not {bounds['depth']} and {pair}")
     return {**bounds, "depth": pair, "params": params}

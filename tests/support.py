@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -35,6 +36,21 @@ MLFLOW_WARNINGS = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",
+)
+
+
+UNNAMED_USER = ["unshare", "--user", "--map-user=10001", "--map-group=10001"]
+"""Runs a command under a uid without a name and without the rights of root."""
+
+
+def has_user_namespaces():
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*UNNAMED_USER, "true"], capture_output=True, check=False).returncode == 0
+
+
+needs_user_namespaces = pytest.mark.skipif(
+    not has_user_namespaces(), reason="needs user namespaces (unshare), to run as another user"
 )
 
 

@@ -68,12 +68,12 @@ def main() -> None:
     sys.exit(ending.code)
 
 
-def run_cli(argv: Sequence[str]) -> int:
+def run_cli(argv: Sequence[str], application: typer.Typer = app) -> int:
     """Run one verb and return its exit code; an error is one line on stderr, with ``--debug`` its traceback."""
     set_defaults()
     argv = _global_options_first(argv)
     try:
-        code = app(argv or ["--help"], prog_name="mnist-search", standalone_mode=False)
+        code = application(argv or ["--help"], prog_name="mnist-search", standalone_mode=False)
         sys.stdout.flush()
     except typer.Abort:
         code = 130

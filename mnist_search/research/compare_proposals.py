@@ -27,13 +27,11 @@ from experiments import StudyConfig
 from mnist_search.data import mnist
 from mnist_search.data.dataset import Digits, Split, load_split
 from mnist_search.research import jsonl
+from mnist_search.research.compare_searches import final_accuracy
 from mnist_search.search.mutation import MutationSampler
 from mnist_search.search.samplers import derive_seed, sampler_for_trial, trial_seed
 from mnist_search.search.warm_start import known_templates
-from mnist_search.training.device import resolve_device, select_compute_mode
-from mnist_search.training.fit import Diverged, fit
-from mnist_search.training.model import build
-from search_space import TrialConfig
+from mnist_search.training.device import resolve_device
 
 BUDGET, EPOCHS, TRIALS = 8000, 2, 50
 TRAIN_IMAGES, VAL_IMAGES = 10_000, 10_000
@@ -125,7 +123,7 @@ def search(
         trial = study.ask()
         proposal = config.space.suggest(trial)
         trial.set_user_attr("num_params", proposal.architecture.num_params())
-        accuracy = _accuracy(proposal, data, trial_seed(config, number))
+        accuracy = final_accuracy(proposal, data, trial_seed(config, number))
         accuracies.append(accuracy)
         study.tell(trial, accuracy, state=TrialState.FAIL if accuracy is None else None)
     best = config.space.decode(study.best_params)
@@ -134,18 +132,8 @@ def search(
         "accuracies": accuracies,
         "best": study.best_trial.number,
         "params": study.best_params,
-        "again": [_accuracy(best, again, derive_seed(seed, score, 2)) for score in SCORE_SEEDS],
+        "again": [final_accuracy(best, again, derive_seed(seed, score, 2)) for score in SCORE_SEEDS],
     }
-
-
-def _accuracy(config: TrialConfig, data: Split, seed: int) -> float | None:
-    """Validation accuracy after the last epoch; None if training diverged."""
-    network, compute_mode = build(config.architecture, seed), select_compute_mode(data.train.images.device)
-    try:
-        *_, last = fit(network, data.train, data.val, config.training, seed=seed, compute_mode=compute_mode)
-    except Diverged:
-        return None
-    return last.val_accuracy
 
 
 def report(out: Path) -> None:
@@ -165,7 +153,7 @@ def _row(name: str, runs: list[dict[str, Any]], *, has_templates: bool) -> str:
     curves = [sorted((accuracy or 0.0 for accuracy in run["accuracies"]), reverse=True) for run in runs]
     n_templates = len(known_templates(StudyConfig.for_budget(BUDGET))) if has_templates else 0
     spread = f" ({stdev(scores):.3f})" if len(scores) > 1 else ""
-    quarter = mean(100 * mean(curve[: len(curve) // 4]) for curve in curves)
+    quarter = mean(100 * mean(curve[: max(1, len(curve) // 4)]) for curve in curves)
     return (
         f"| {name} | {'yes' if has_templates else 'no'} | {len(runs)} | {mean(scores):.3f}{spread} | "
         f"{100 * mean(curve[0] for curve in curves):.2f} | {sum(run['best'] < n_templates for run in runs)} | "

@@ -106,7 +106,7 @@ def search(variant: Search, data: Split, trials: int = TRIALS) -> dict[str, Any]
             study.tell(trial, state=TrialState.PRUNED)
             over += 1
             continue
-        accuracy = _accuracy(config, data, trial_seed(variant.config, trial.number))
+        accuracy = final_accuracy(config, data, trial_seed(variant.config, trial.number))
         curve.append(accuracy or 0.0)
         study.tell(trial, accuracy, state=TrialState.FAIL if accuracy is None else None)
     best = variant.config.space.decode(study.best_params)
@@ -114,11 +114,13 @@ def search(variant: Search, data: Split, trials: int = TRIALS) -> dict[str, Any]
         "curve": curve,
         "over": over,
         "num_params": best.architecture.num_params(),
-        "again": [_accuracy(best, data, derive_seed(variant.config.seed, seed, 2)) for seed in SCORE_SEEDS],
+        "again": [
+            final_accuracy(best, data, derive_seed(variant.config.seed, seed, 2)) for seed in SCORE_SEEDS
+        ],
     }
 
 
-def _accuracy(config: TrialConfig, data: Split, seed: int) -> float | None:
+def final_accuracy(config: TrialConfig, data: Split, seed: int) -> float | None:
     """Validation accuracy after the last epoch; None if training diverged."""
     network, compute_mode = build(config.architecture, seed), select_compute_mode(data.train.images.device)
     try:

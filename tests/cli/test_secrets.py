@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from support import MLFLOW_WARNINGS, free_port
+from support import MLFLOW_WARNINGS, ROOT, UNNAMED_USER, free_port, needs_user_namespaces
 
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.tracked import LOCATIONS_ATTR, REGISTERED_ATTR, Location, TrackedStudy
@@ -132,11 +132,14 @@ def test_ui_on_a_port_that_is_taken_fails_with_one_line(command, empty_database,
     assert f"cannot listen on port {port}: Address already in use; choose another with --port" in done.err
 
 
-@MLFLOW_WARNINGS
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may use every port")
-def test_ui_on_a_reserved_port_fails_with_one_line(command, empty_database, tmp_path):
+@needs_user_namespaces
+def test_ui_on_a_reserved_port_fails_with_one_line(empty_database, tmp_path):
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
 
-    done = command("ui", "--port", "1")
+    done = subprocess.run(
+        [*UNNAMED_USER, sys.executable, "-m", "mnist_search", "ui", "--port", "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
 
-    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "cannot listen on port 1: Permission denied; choose another with --port" in done.stderr

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from support import ROOT
 
-from mnist_search.cli import app, show, streams
+from mnist_search.cli import app, streams
 from mnist_search.storage.database import Store
 
 
@@ -90,17 +91,19 @@ def test_warnings_of_libraries_are_no_errors(shell, arguments):
     assert shell(f"{sys.executable} -W error -m mnist_search {arguments}") == (0, "")
 
 
-@pytest.fixture
-def failing(monkeypatch):
-    """Let ``studies`` raise an error."""
+def failing(error):
+    """An application whose only verb raises an error."""
+    application = typer.Typer(pretty_exceptions_enable=False)
 
-    def fail(error):
-        def load_studies(*_):
-            raise error
+    @application.callback()
+    def options(*, debug: bool = False):
+        """Take the global option."""
 
-        monkeypatch.setattr(show, "load_studies", load_studies)
+    @application.command()
+    def verb():
+        raise error
 
-    return fail
+    return application
 
 
 @pytest.mark.parametrize(
@@ -115,24 +118,23 @@ def failing(monkeypatch):
         (OSError(30, "Read-only file system", "store.db"), 74),
     ],
 )
-def test_any_error_is_one_line_and_an_exit_code(failing, capfd, error, code):
-    failing(error)
+def test_any_error_is_one_line_and_an_exit_code(capfd, error, code):
     streams.original_stdout.cache_clear()
 
-    assert app.run_cli(["studies"]) == code
+    assert app.run_cli(["verb"], failing(error)) == code
 
     err = capfd.readouterr().err
     assert (err.startswith("mnist-search: "), err.count("\n")) == (True, 1)
     assert type(error).__name__ in err or str(error) in err
 
 
-def test_debug_shows_the_traceback_without_the_password(failing, capsys):
-    failing(RuntimeError("cannot reach postgresql://user:secret@host/database"))
+def test_debug_shows_the_traceback_without_the_password(capsys):
+    error = RuntimeError("cannot reach postgresql://user:secret@host/database")
 
-    assert app.run_cli(["--debug", "studies"]) == 1
+    assert app.run_cli(["--debug", "verb"], failing(error)) == 1
 
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert "load_studies" in err
+    assert "raise error" in err
     assert "user:***@host" in err
     assert "secret" not in err

@@ -16,6 +16,7 @@ from support import ROOT
 from experiments import BASELINES
 from mnist_search.data.dataset import Digits
 from mnist_search.research import (
+    compare_proposals,
     compare_pruners,
     compare_schedules,
     compare_searches,
@@ -143,6 +144,21 @@ def test_compared_search_trains_only_networks_within_the_budget(name, small_spli
     assert search["num_params"] <= compare_searches.BUDGET
     assert all(0 < accuracy < 1 for accuracy in search["again"])
     assert (search["over"] > 0) == name.startswith("plain")
+
+
+@pytest.mark.parametrize("name", ["mutation", "tpe and mutation"])
+@pytest.mark.parametrize("has_templates", [True, False])
+def test_proposals_are_trained_once_and_the_best_again(name, has_templates, small_split, tmp_path, capsys):
+    result = compare_proposals.search(
+        name, 0, small_split, small_split.val, has_templates=has_templates, trials=2
+    )
+
+    assert result["accuracies"][result["best"]] == max(result["accuracies"])
+    assert len(result["accuracies"]) == 2
+    assert len(result["again"]) == 5
+    append(tmp_path / "r.jsonl", {"sampler": name, "templates": has_templates, "seed": 0} | result)
+    compare_proposals.report(tmp_path / "r.jsonl")
+    assert f"| {name} | {'yes' if has_templates else 'no'} | 1 | " in capsys.readouterr().out
 
 
 def test_report_of_searches_lists_only_those_that_have_run(tmp_path, capsys):

@@ -52,6 +52,7 @@ def test_range_that_is_whole_is_no_range():
         ({"batch size": 64}, "no param 'batch size'; similar ones are batch_size"),
         ({"optimizer": "lion"}, "optimizer takes sgd, adamw, not lion"),
         ({"optimizer": ()}, "optimizer takes sgd, adamw, not nothing"),
+        ({"width_1": []}, "width_1 takes 4 to 30, not nothing"),
         ({"transition": 1}, "transition takes true, false, not 1"),
         ({"width_1": True}, "width_1 takes 4 to 30, not true"),
         ({"width_1": 8.5}, "width_1 takes 4 to 30, not 8.5"),
@@ -67,6 +68,12 @@ def test_range_that_is_whole_is_no_range():
 def test_impossible_range_says_what_is_possible(params, message):
     with pytest.raises(ValueError, match=message):
         SearchSpace(params=params)
+
+
+@pytest.mark.parametrize("depth", ["deep", (), (4, 5, 6), 2, (3, 13), 4.5])
+def test_range_of_the_depth_is_checked(depth):
+    with pytest.raises(ValueError, match="depth takes 3 to 12, not "):
+        SearchSpace.for_budget(8000, params={"depth": depth})
 
 
 def test_depth_that_is_given_twice_is_refused():

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 
-import pytest
-from support import MLFLOW_WARNINGS, ROOT
+from support import MLFLOW_WARNINGS, ROOT, UNNAMED_USER, needs_user_namespaces
 
 from mnist_search.tracking.runs import delete_run, is_deleted, list_runs
 from mnist_search.tracking.setup import open_tracking
 
 pytestmark = MLFLOW_WARNINGS
-
-UNNAMED_USER = ["unshare", "--user", "--map-user=10001", "--map-group=10001"]
-
-
-def has_user_namespaces():
-    if shutil.which("unshare") is None:
-        return False
-    return subprocess.run([*UNNAMED_USER, "true"], capture_output=True, check=False).returncode == 0
 
 
 def test_deleted_run_is_killed_and_listed_as_deleted(study, config, client):
@@ -39,9 +29,7 @@ def test_deleted_run_is_killed_and_listed_as_deleted(study, config, client):
     assert is_deleted(run)
 
 
-@pytest.mark.skipif(
-    not has_user_namespaces(), reason="needs user namespaces (unshare), to run under a uid without a name"
-)
+@needs_user_namespaces
 def test_user_is_unknown_when_the_uid_has_no_name(tmp_path):
     script = "from mnist_search.tracking.runs import user; print(user())"
     environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}  # neither USER nor LOGNAME

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from hashlib import sha256
 
 import pytest
 from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
@@ -12,7 +13,7 @@ from support import MLFLOW_WARNINGS
 from tracked_trials import runs_in, train
 
 from mnist_search.tracking.setup import open_tracking
-from mnist_search.tracking.views import VIEW_PREFIX, runs_link, view_id
+from mnist_search.tracking.views import DIGEST_TAG, VIEW_PREFIX, compress, runs_link, view_id
 
 pytestmark = MLFLOW_WARNINGS
 
@@ -86,15 +87,16 @@ def test_view_is_written_once(tracking, config, study):
     assert stored(again) == before
 
 
-def test_view_of_an_older_version_is_replaced(tracking, config, study, monkeypatch):
-    before = page_state(stored(tracking))
-    monkeypatch.setattr("mnist_search.tracking.views.MAX_RUNS", 50)
+def test_view_of_an_older_version_is_replaced(tracking, config, study):
+    written = page_state(stored(tracking))
+    older = json.dumps({"name": "s", "state": compress({"orderByKey": "start_time"})})
+    key = VIEW_PREFIX + view_id(tracking.parent_run_id)
+    tracking.client.set_experiment_tag(tracking.experiment_id, key, older)
+    tracking.client.set_tag(tracking.parent_run_id, DIGEST_TAG, sha256(older.encode()).hexdigest())
 
     open_tracking(config, study)
 
-    after = page_state(stored(tracking))
-    assert after != before
-    assert after["compareRunCharts"][0]["runsCountToCompare"] == 50
+    assert page_state(stored(tracking)) == written
 
 
 @pytest.mark.parametrize("edited", ["{}", None], ids=["edited", "deleted"])
