@@ -101,7 +101,9 @@ def _show(error: Exception, storage: str | None, *, debug: bool) -> int:
     if debug:
         typer.echo(masked("".join(traceback.format_exception(error))), err=True)
     message, code = _message(error)
-    if storage and "mnist-search " in message:  # the command that it names needs the option, too
+    if (
+        storage and "mnist-search " in message and "--storage" not in message
+    ):  # the command that it names needs the option, too
         message += f" (with --storage {shlex.quote(storage)})"
     typer.echo(f"mnist-search: {' '.join(masked(message).split())}", err=True)
     return code
