@@ -146,6 +146,7 @@ def test_compared_search_trains_only_networks_within_the_budget(name, small_spli
     assert (search["over"] > 0) == name.startswith("plain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mutation", "tpe and mutation"])
 @pytest.mark.parametrize("has_templates", [True, False])
 def test_proposals_are_trained_once_and_the_best_again(name, has_templates, small_split, tmp_path, capsys):
