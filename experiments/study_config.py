@@ -26,7 +26,7 @@ class StudyConfig:
     space: SearchSpace
     fill: bool = True
     sampler: str = "tpe"
-    pruner: str = "asha"
+    pruner: str = "screening"
     seed: int = 0
     train_images: int = 50_000
     val_images: int = 10_000

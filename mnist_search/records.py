@@ -211,11 +211,15 @@ class StudyRecord(StoredTrials):
 class FinalTask:
     """What one final trial trains: on all 60,000 training images, evaluated on the test set.
 
+    A repeated training, which selects among the finalists, is a final trial with a split.
+
     Attributes:
         name: of the network, such as ``trial 33`` or ``seed-001``.
         seed: of weights, batches and augmentation.
         evaluate: on the test set once, after the last epoch, or after every epoch, as authors do.
         round: 1, or more if finalists were trained again.
+        split: of the search (``StudyConfig.split``): the trial trains on its training images and is
+            evaluated on its validation images; None for the test set.
     """
 
     name: str
@@ -224,6 +228,7 @@ class FinalTask:
     training: TrainingConfig
     evaluate: Literal["once", "every epoch"] = "once"
     round: int = 1
+    split: tuple[int, int, int] | None = None
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -233,13 +238,16 @@ class FinalTask:
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.split is None:  # an earlier 0.2 does not know it
+            del values["split"]
         return values | {"architecture": to_dict(self.architecture), "training": to_dict(self.training)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> FinalTask:
         """The inverse of ``to_dict``."""
         parts = {name: from_dict(plain[name]) for name in ("architecture", "training")}
-        return cls(**{**plain, **parts})
+        split = plain.get("split")
+        return cls(**{**plain, **parts, "split": tuple(split) if split else None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

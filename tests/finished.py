@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna.trial import TrialState
 
-from mnist_search.evaluation.finals import finalists, finals_of, select_round
+from mnist_search.evaluation.finals import finalist_name, finalists, finals_of, next_tasks, select_round
 from mnist_search.records import EpochMetrics
 from mnist_search.storage.finals import FinalsStudy, finals_uid, name_of_finals
 
@@ -36,8 +36,11 @@ def finish_final(finals, accuracy, *, loss=0.1, weights=None, reason=None):
 
 
 def finish_finals(store, record, accuracies, *, top, seeds, weights=lambda _task: None):
-    """Finals of a study, of which as many are finished as there are accuracies; None is a failed one."""
-    tasks = select_round(finals_of(store, record), record.name, finalists(record, top, seeds), again=False)
+    """Finals of every finalist, of which as many are finished as there are accuracies; None is a failed one."""
+    best = finalists(record, top)
+    names = [finalist_name(trial) for trial in best]
+    number = select_round(finals_of(store, record), record.name, names, seeds, again=False)
+    tasks = next_tasks(record, best, [], number=number, seeds=seeds, evaluate_all=True)
     finals = open_finals(store, record)
     finals.add(tasks)
     for task, accuracy in zip(tasks, accuracies, strict=False):

@@ -14,7 +14,7 @@ from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option
 from mnist_search.cli.output import print_rows
-from mnist_search.cli.status import load_studies
+from mnist_search.cli.status import load_study
 from mnist_search.errors import MnistSearchError, NotFound, masked
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ SeedsOption = Annotated[int, option("Number of seeds per network.", min=1, max=1
 
 TEST_COLUMNS = ("test_accuracy_mean", "low", "high", "n_seeds")
 OTHER_COLUMNS = ("worst", "test_accuracy_sd", "epochs", "seconds")
-FINAL_COLUMNS = ("name", "champion", "parameters", *TEST_COLUMNS, "val_accuracy", *OTHER_COLUMNS)
+FINAL_COLUMNS = (
+    *("name", "champion", "parameters", *TEST_COLUMNS, "val_accuracy_mean", "n_val_seeds", "val_accuracy"),
+    *OTHER_COLUMNS,
+)
 REPRODUCTION_COLUMNS = (
     *("name", "parameters", "reported_test_accuracy", *TEST_COLUMNS, "best_epoch"),
     *OTHER_COLUMNS,
@@ -35,7 +38,10 @@ def finalize(
     study: opt.StudyArgument,
     *,
     top: Annotated[int, option("Number of finalists.", min=1, max=100)] = 5,
-    seeds: SeedsOption = 5,
+    seeds: Annotated[int, option("Number of seeds on the test set.", min=1, max=100)] = 5,
+    evaluate_all: Annotated[
+        bool, option("Evaluate every finalist on the test set, not only the champion.", "--all")
+    ] = False,
     again: Annotated[
         bool,
         option("Train and evaluate the finalists again, as a new round; keep the earlier ones.", "--again"),
@@ -44,28 +50,31 @@ def finalize(
     stores: opt.StoreOptions,
     output_format: opt.FormatOption = "table",
 ) -> None:
-    """Retrain a study's best trials with several seeds and evaluate them on the test set.
+    """Select a study's champion, and evaluate it on the test set with several seeds.
 
-    Finalists are the best trials by validation accuracy, then by validation loss. They are trained
-    on all 60,000 images and evaluated once, after the last epoch. The same command continues
-    interrupted finals.
+    Finalists are the best trials by validation accuracy, then by validation loss. Each is trained again
+    on the search's split with another seed; the better half by mean validation accuracy once more, until
+    one is left. That champion is trained on all 60,000 images and evaluated on the test set once per seed,
+    after the last epoch. By default these are 12 training runs. The same command continues interrupted
+    finals, and with more --seeds it adds seeds.
     """
-    from mnist_search.evaluation.run_finals import finalize
+    from mnist_search.evaluation.run_finals import FinalsRequest, finalize
 
-    notify = partial(echo, err=True)
-    train = partial(finalize, top=top, seeds=seeds, again=again, notify=notify)
+    request = FinalsRequest(top=top, seeds=seeds, evaluate_all=evaluate_all, again=again)
+    train = partial(finalize, request=request, notify=partial(echo, err=True))
     _run(train, study, workers, stores, output_format, FINAL_COLUMNS)
 
 
-def finals(study: opt.StudyArgument, read: opt.ReadOptions) -> None:
-    """Show the test accuracy of a study's finalists."""
+def finals(study: opt.LatestStudyArgument = None, *, read: opt.ReadOptions) -> None:
+    """Show the validation accuracies of a study's finalists, and the test accuracy of its champion."""
     from mnist_search.evaluation.statistics import final_rows
     from mnist_search.storage.database import Store
 
-    [record] = load_studies(read.storage, study)
+    record = load_study(read.storage, study)
     rows = final_rows(Store.open(read.storage), record)
     if rows is None:
-        raise NotFound(f"study {study!r} has no finals yet; run mnist-search finalize {study}")
+        name = record.name
+        raise NotFound(f"study {name!r} has no finals yet; run mnist-search finalize {name}")
     print_rows(rows, read.output_format, FINAL_COLUMNS)
 
 

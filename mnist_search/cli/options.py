@@ -49,6 +49,10 @@ def stored(default: str, text: str, *names: str, **settings: Any) -> Any:
 
 
 StudyArgument = Annotated[str, Argument(help="Name of the study.", autocompletion=completion.study)]
+LatestStudyArgument = Annotated[
+    str | None,
+    Argument(help="Name of the study.", show_default="the latest", autocompletion=completion.study),
+]
 FormatOption = Annotated[
     Format, option("Output format: a table, one JSON document, or CSV.", "--format", "-f")
 ]

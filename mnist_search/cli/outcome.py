@@ -17,6 +17,7 @@ from mnist_search.process_env import STORAGE
 if TYPE_CHECKING:
     from mnist_search.records import StudyRecord
     from mnist_search.tracking.config import TrackingConfig
+    from search_space import Architecture
 
 INDENT = 16 * " "
 
@@ -36,16 +37,22 @@ def print_result(record: StudyRecord) -> None:
     if best is None:
         return
     from mnist_search.records import percent
-    from mnist_search.report.network import notation
 
     if space.architecture_params.keys() <= best.params.keys():  # an older version had fewer params
         network = space.architecture(best.params)
-        legend = ", ".join(f"{symbol} {meaning}" for symbol, meaning in notation(network))
         echo(f"best network    {network} of trial {best.number}")
-        width = shutil.get_terminal_size().columns
-        echo(textwrap.fill(f"({legend})", width, initial_indent=INDENT, subsequent_indent=INDENT))
+        print_legend(network)
     echo(f"accuracy        {percent(best.val_accuracy)} of {record.config.val_images:,} validation images")
     echo(f"parameters      {best.num_params:,} of at most {record.config.budget:,}")
+
+
+def print_legend(network: Architecture) -> None:
+    """Print what the symbols of a network mean."""
+    from mnist_search.report.network import notation
+
+    legend = ", ".join(f"{symbol} {meaning}" for symbol, meaning in notation(network))
+    width = shutil.get_terminal_size().columns
+    echo(textwrap.fill(f"({legend})", width, initial_indent=INDENT, subsequent_indent=INDENT))
 
 
 def print_next_commands(record: StudyRecord, storage: str) -> None:

@@ -19,7 +19,14 @@ from mnist_search.errors import masked
 Row = Mapping[str, Any]
 
 PERCENT = {
-    *("val_accuracy", "val_accuracy_on_card", "best_val_accuracy", "best_epoch", "reported_test_accuracy"),
+    *(
+        "val_accuracy",
+        "val_accuracy_mean",
+        "val_accuracy_on_card",
+        "best_val_accuracy",
+        "best_epoch",
+        "reported_test_accuracy",
+    ),
     *("test_accuracy", "test_accuracy_on_card", "test_accuracy_mean", "test_accuracy_sd", "low", "high"),
     *("train_accuracy", "worst", "feasible_share", "near_budget_share", "probability"),
 }

@@ -44,7 +44,7 @@ def run(
         str | None, stored("tpe", "Sampler, which proposes the trials.", choices=completion.SAMPLERS)
     ] = None,
     pruner: Annotated[
-        str | None, stored("asha", "Pruner, which stops trials early.", choices=completion.PRUNERS)
+        str | None, stored("screening", "Pruner, which stops trials early.", choices=completion.PRUNERS)
     ] = None,
     fill: Annotated[bool | None, stored("fill", "Scale all widths to fill the budget.")] = None,
     depth: opt.DepthOption = None,

@@ -11,8 +11,9 @@ from typer import Argument, echo
 
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option
+from mnist_search.cli.outcome import print_legend
 from mnist_search.cli.output import print_fields, print_json, print_rows
-from mnist_search.cli.status import load_studies, study_status
+from mnist_search.cli.status import load_studies, load_study, study_status
 from mnist_search.errors import NotFound, UsageError
 from mnist_search.files import read_text, write_file
 
@@ -36,7 +37,7 @@ def studies(read: opt.ReadOptions) -> None:
 
 
 def trials(
-    study: opt.StudyArgument,
+    study: opt.LatestStudyArgument = None,
     *,
     sort: Annotated[
         TrialColumn | None,
@@ -63,7 +64,7 @@ def trials(
         "reason",
         "architecture",
     )
-    [record] = load_studies(read.storage, study)
+    record = load_study(read.storage, study)
     rows = [record.row(t) for t in record.trials if state in {None, t.state.lower()}]
     column = sort or ("val_accuracy" if top else "number")
 
@@ -76,13 +77,13 @@ def trials(
     print_rows(rows[:top], read.output_format, columns)
 
 
-def best(study: opt.StudyArgument, read: opt.ReadOptions) -> None:
+def best(study: opt.LatestStudyArgument = None, *, read: opt.ReadOptions) -> None:
     """Show the best trial of a study."""
-    [record] = load_studies(read.storage, study)
-    trial = record.best
+    record = load_study(read.storage, study)
+    trial, name = record.best, record.name
     if trial is None:
-        raise NotFound(f"study {study!r} has no complete trial; see mnist-search status {study}")
-    document = {"study": study} | record.row(trial) | record.config.space.describe(trial.params)
+        raise NotFound(f"study {name!r} has no complete trial; see mnist-search status {name}")
+    document = {"study": name} | record.row(trial) | record.config.space.describe(trial.params)
     print_fields(document, read.output_format)
 
 
@@ -116,6 +117,8 @@ def explain(
         print_json(document | {"layers": rows, "curve": [epoch.to_dict() for epoch in trial.curve]})
         return
     print_fields(document, read.output_format)
+    if rows and read.output_format == "table":
+        print_legend(config.architecture)
     separate = partial(echo, nl=read.output_format == "table")
     separate("")
     print_rows(rows, read.output_format, ("layers", "output", "num_params", "multiply_adds"))

@@ -33,6 +33,17 @@ def load_studies(storage: str, *names: str) -> list[StudyRecord]:
     return [studies.study_record(store, study) for study in selected]
 
 
+def load_study(storage: str, name: str | None) -> StudyRecord:
+    """The study of this name, or the latest; NotFound without one."""
+    if name is not None:
+        [record] = load_studies(storage, name)
+        return record
+    records = load_studies(storage)
+    if not records:
+        raise NotFound("the store has no studies; start one with mnist-search run --budget 8000")
+    return max(records, key=_last_start)
+
+
 def status(
     study: Annotated[
         str | None,
@@ -59,17 +70,10 @@ def status(
     if watch and read.output_format != "table":
         raise UsageError("--watch shows a table; leave out --format, or leave out --watch")
     store = Store.open(read.storage)
-    name = study or _latest(read.storage)
+    name = study or load_study(read.storage, None).name
     if watch:
         _watch(store, name)
     print_fields(_status(store, name), read.output_format)
-
-
-def _latest(storage: str) -> str:
-    records = load_studies(storage)
-    if not records:
-        raise NotFound("the store has no studies; start one with mnist-search run --budget 8000")
-    return max(records, key=_last_start).name
 
 
 def _last_start(record: StudyRecord) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnist_search.errors import NotFound
-from mnist_search.evaluation.finals import finalist_name, finals_of
+from mnist_search.evaluation.finals import finalist_name, finals_of, select_champion
 from mnist_search.evaluation.statistics import SeedStatistics, seed_statistics
 from mnist_search.records import FinalTask, StudyRecord, TrialRecord
 from mnist_search.search.study import SearchStudy
@@ -31,7 +31,7 @@ class Champion:
 
 
 def champion(store: Store, study: str, trial: int | None = None) -> Champion:
-    """A study's champion: the best finalist by validation, trained with the first seed.
+    """A study's champion: the best finalist by repeated validation, trained with the first seed.
 
     Neither the finalist nor the seed is selected on the test set. Without finals, or for a given trial,
     it is the trial's own network, which has a validation accuracy only.
@@ -120,16 +120,19 @@ class FinalEvaluation:
 
 
 def final_evaluation(store: Store, record: StudyRecord) -> FinalEvaluation | None:
-    """The best finalist by validation with a complete final trial, in the last finished round of finals."""
+    """Of the champion in the last finished round of finals; None without one."""
     finals = finals_of(store, record)
-    rounds = [finals.of_round(number) for number in range(finals.rounds, 0, -1)] if finals else []
-    trials = next((each for each in rounds if not any(trial.is_open for trial in each)), [])
-    first = {t.task.name: t for t in reversed(trials) if t.task and t.test_accuracy is not None}
-    statistics = {row.name: row for row in seed_statistics(trials)}
-    for trial in record.ranked:
+    if finals is None:
+        return None
+    for number in range(finals.rounds, 0, -1):
+        trials = finals.of_round(number)
+        trial = select_champion(record, trials)
+        if trial is None or any(each.is_open for each in trials):
+            continue
         name = finalist_name(trial)
-        if name in first:
-            return FinalEvaluation(trial=trial, final=first[name], statistics=statistics[name])
+        evaluated = (t for t in trials if t.test_accuracy is not None and t.task and t.task.name == name)
+        (statistics,) = (row for row in seed_statistics(trials) if row.name == name)
+        return FinalEvaluation(trial=trial, final=next(evaluated), statistics=statistics)
     return None
 
 

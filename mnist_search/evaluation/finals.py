@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from statistics import mean
 
 from experiments import BASELINES
 from experiments.defaults import TRAINING
@@ -14,12 +15,15 @@ from mnist_search.storage import finals
 from mnist_search.storage.database import Store
 from mnist_search.storage.older_stores import OLD_REPRODUCTIONS
 
+FIRST_REPEAT_SEED = 100
+"""Of repeated trainings; the final trials have smaller ones, so that no seed selects and is then evaluated."""
+
 RETRAINED_SUFFIX = ", our training"
 """Stored suffix of the name of a baseline's network with the default training configuration."""
 
 
-def finalists(record: StudyRecord, top: int, seeds: int) -> list[FinalTask]:
-    """Final trials of the ``top`` best trials, ordered by seed, then by rank.
+def finalists(record: StudyRecord, top: int) -> list[TrialRecord]:
+    """The ``top`` best trials of a study, best first.
 
     Raises:
         NotFound: no trial is complete.
@@ -29,17 +33,107 @@ def finalists(record: StudyRecord, top: int, seeds: int) -> list[FinalTask]:
         raise NotFound(
             f"study {record.name!r} has no complete trial yet; continue it with mnist-search resume {record.name}"
         )
-    configs = [(finalist_name(trial), record.config.space.decode(trial.params)) for trial in trials]
-    return [
-        FinalTask(name=name, seed=seed, architecture=config.architecture, training=config.training)
-        for seed in range(seeds)
-        for name, config in configs
-    ]
+    return trials
+
+
+def next_tasks(
+    record: StudyRecord,
+    finalists: Sequence[TrialRecord],
+    trials: Sequence[TrialRecord],
+    *,
+    number: int,
+    seeds: int,
+    evaluate_all: bool,
+) -> list[FinalTask]:
+    """The tasks of the first unfinished stage of a round, or of its last stage.
+
+    Successive halving on repeated trainings selects the champion: every finalist is trained again on the
+    search's split with another seed, then the better half by mean validation accuracy with a third seed,
+    until one is left. The last stage trains it on all training images with ``seeds`` seeds and evaluates it
+    on the test set; with ``evaluate_all``, it does so with every finalist, and nothing is repeated.
+
+    Args:
+        record: the search.
+        finalists: of the round, best first.
+        trials: of the round, as stored now.
+        number: of the round.
+        seeds: number of seeds of the last stage.
+        evaluate_all: whether every finalist is evaluated on the test set.
+    """
+    left = finalists
+    seed = FIRST_REPEAT_SEED
+    while len(left) > 1 and not evaluate_all:
+        tasks = [_task(record, trial, seed, number, split=record.config.split) for trial in left]
+        done = {trial.task.key for trial in trials if trial.task and not trial.is_open}
+        if any(task.key not in done for task in tasks):
+            return tasks
+        means = {trial.number: mean(val_accuracies(trial, trials, seed)) for trial in left}
+        left = sorted(left, key=lambda trial: -means[trial.number])[: len(left) // 2]
+        seed += 1
+    return [_task(record, trial, seed, number) for seed in range(seeds) for trial in left]
+
+
+def _task(
+    record: StudyRecord, trial: TrialRecord, seed: int, number: int, split: tuple[int, int, int] | None = None
+) -> FinalTask:
+    config = record.config.space.decode(trial.params)
+    return FinalTask(
+        name=finalist_name(trial),
+        seed=seed,
+        architecture=config.architecture,
+        training=config.training,
+        round=number,
+        split=split,
+    )
+
+
+def announcement(tasks: Sequence[FinalTask], trials: Sequence[TrialRecord]) -> str | None:
+    """What a stage trains, in a sentence; None if it is finished."""
+    done = {trial.task.key for trial in trials if trial.task and not trial.is_open}
+    if all(task.key in done for task in tasks):
+        return None
+    names = list(dict.fromkeys(task.name for task in tasks))
+    subject = f"{names[0]} is" if len(names) == 1 else f"{len(names)} finalists are"
+    if tasks[0].split:
+        return f"{subject} trained again on the search's split; the better half by mean accuracy goes on"
+    seeds = max(task.seed for task in tasks) + 1
+    return f"{subject} trained on all 60,000 images with {seeds} seeds, and evaluated on the test set"
+
+
+def val_accuracies(
+    trial: TrialRecord, trials: Sequence[TrialRecord], last_seed: int | None = None
+) -> list[float]:
+    """Validation accuracies of a finalist in the search and in its repeated trainings; 0 if one diverged.
+
+    ``last_seed`` leaves out the repeated trainings with larger seeds, those of later stages.
+    """
+    accuracies = [trial.val_accuracy or 0.0]
+    for each in trials:
+        if each.task is None or each.task.split is None or each.is_open:
+            continue
+        if each.task.name == finalist_name(trial) and (last_seed is None or each.task.seed <= last_seed):
+            accuracies.append(each.val_accuracy or 0.0)
+    return accuracies
 
 
 def finalist_name(trial: TrialRecord) -> str:
     """The name of a trial's finals."""
     return f"trial {trial.number}"
+
+
+def ranked_finalists(record: StudyRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The finalists of a round: those that were repeated most often first, then by mean validation accuracy."""
+    names = {trial.task.name for trial in trials if trial.task}
+    values = {t.number: val_accuracies(t, trials) for t in record.ranked if finalist_name(t) in names}
+    finalists = (trial for trial in record.ranked if trial.number in values)
+    return sorted(finalists, key=lambda t: (-len(values[t.number]), -mean(values[t.number])))
+
+
+def select_champion(record: StudyRecord, trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The best finalist of a round by validation that the test set has evaluated; None if there is none yet."""
+    evaluated = {trial.task.name for trial in trials if trial.task and trial.test_accuracy is not None}
+    finalists = ranked_finalists(record, trials)
+    return next((trial for trial in finalists if finalist_name(trial) in evaluated), None)
 
 
 def reproductions(names: Sequence[str], seeds: int) -> list[FinalTask]:
@@ -62,35 +156,41 @@ def reproductions(names: Sequence[str], seeds: int) -> list[FinalTask]:
 
 
 def select_round(
-    record: FinalsRecord | None, study: str, tasks: Sequence[FinalTask], *, again: bool
-) -> list[FinalTask]:
-    """The tasks in the round to train: the last one if it has the same tasks, or a new one.
+    record: FinalsRecord | None, study: str, names: Sequence[str], seeds: int, *, again: bool
+) -> int:
+    """The round to train: the last one if it has the same finalists, or a new one.
 
     ``record`` are the finals of the search study ``study``; None without any. With ``again``, finalists
     are trained again that were already evaluated.
 
     Raises:
-        UsageError: these finalists were already evaluated on the test set with other seeds.
-        StudyConflict: finals of other finalists are unfinished.
+        UsageError: these finalists were already evaluated on the test set.
+        StudyConflict: finals of other finalists, or of more seeds, are unfinished.
     """
     number = record.rounds if record else 0
     last = record.of_round(number) if record else []
-    is_open = any(trial.is_open for trial in last)
-    requests = {(task.name, task.seed) for task in tasks}
-    stored = {(trial.task.name, trial.task.seed) for trial in last if trial.task}
-    if requests != stored or (again and not is_open):
-        number += 1
-        if is_open and not again:
-            raise StudyConflict(
-                f"finals of {study!r} with other finalists or seeds are unfinished; pass the same "
-                "--top and --seeds to continue them, or --again to start new ones"
-            )
-        if stored and not again and {name for name, _ in requests} <= {name for name, _ in stored}:
-            raise UsageError(
-                f"finalists of {study!r} were already evaluated on the test set; repeating it would "
-                f"select on test data. See `mnist-search finals {study}`, or pass --again"
-            )
-    return [replace(task, round=number) for task in tasks]
+    evaluated = [trial.task.seed for trial in last if trial.task and not trial.task.split]
+    is_open = bool(last) and (not evaluated or any(trial.is_open for trial in last))
+    stored = {trial.task.name for trial in last if trial.task}
+    has_more_seeds = is_open and max(evaluated, default=0) >= seeds
+    if stored == set(names) and not has_more_seeds and (is_open or not again):
+        return number
+    if is_open and not again:
+        raise StudyConflict(
+            f"finals of {study!r} with other finalists or seeds are unfinished; pass the same "
+            "--top and --seeds to continue them, or --again to start new ones"
+        )
+    if stored and not again and stored.issuperset(names):
+        raise UsageError(
+            f"finalists of {study!r} were already evaluated on the test set; repeating it would "
+            f"select on test data. See `mnist-search finals {study}`, or pass --again"
+        )
+    return number + 1
+
+
+def evaluates_all(trials: Sequence[TrialRecord]) -> bool:
+    """Whether a round evaluates every finalist on the test set."""
+    return len({trial.task.name for trial in trials if trial.task and not trial.task.split}) > 1
 
 
 def finals_of(store: Store, record: StudyRecord) -> FinalsRecord | None:

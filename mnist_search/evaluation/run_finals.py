@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,16 +13,42 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from experiments import BASELINES
 from mnist_search.data import mnist
-from mnist_search.evaluation.finals import finalists, finals_of, reproductions, select_round
+from mnist_search.evaluation.finals import (
+    announcement,
+    evaluates_all,
+    finalist_name,
+    finalists,
+    finals_of,
+    next_tasks,
+    reproductions,
+    select_round,
+)
 from mnist_search.evaluation.statistics import final_rows, seed_statistics
 from mnist_search.execution.config import RunConfig
 from mnist_search.execution.events import Stop
 from mnist_search.execution.run_study import ReporterFactory, train, with_device_and_data
-from mnist_search.records import FinalTask, TrialRecord
+from mnist_search.records import FinalTask, StudyRecord, TrialRecord
 from mnist_search.search.study import SearchStudy, quiet_optuna
 from mnist_search.storage.database import Store, failure, retry
 from mnist_search.storage.finals import BASELINE_FINALS, FinalsStudy, finals_uid, name_of_finals
 from mnist_search.tracking.config import Notify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalsRequest:
+    """Which finals to run.
+
+    Attributes:
+        top: number of finalists.
+        seeds: number of seeds on the test set.
+        evaluate_all: evaluate every finalist on the test set, not only the champion.
+        again: as a new round.
+    """
+
+    top: int = 5
+    seeds: int = 5
+    evaluate_all: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +68,9 @@ class FinalsResult:
 
 @quiet_optuna()
 def finalize(
-    config: RunConfig, *, top: int, seeds: int, again: bool, make_reporter: ReporterFactory, notify: Notify
+    config: RunConfig, request: FinalsRequest, *, make_reporter: ReporterFactory, notify: Notify
 ) -> FinalsResult:
-    """Train and evaluate the finalists of a search study, and register the champion once all are finished.
+    """Select the champion of a search study, evaluate it on the test set, and register it.
 
     The same command does what is left of an interrupted one.
 
@@ -52,10 +79,7 @@ def finalize(
     """
     store = retry(lambda: Store.open(config.storage, write=True))
     record = retry(lambda: SearchStudy.open(store, config.study).record())
-    tasks = select_round(finals_of(store, record), record.name, finalists(record, top, seeds), again=again)
-    finals = replace(config, study=name_of_finals(record.name))
-    stop, trials = _run(finals, finals_uid(record.uid), tasks, make_reporter)
-    failed = [trial for trial in trials if trial.is_finished and trial.is_open]
+    stop, failed = _run_stages(config, store, record, request, make_reporter, notify)
     if stop is None and not failed and config.mlflow is not None:
         try:
             from mnist_search.evaluation.registry import register_champion  # torch, MLflow
@@ -64,6 +88,37 @@ def finalize(
         except KeyboardInterrupt:
             stop = Stop(signal.SIGINT.name, signal.SIGINT)
     return FinalsResult(final_rows(store, record) or [], stop, failed)
+
+
+def _run_stages(
+    config: RunConfig,
+    store: Store,
+    record: StudyRecord,
+    request: FinalsRequest,
+    make_reporter: ReporterFactory,
+    notify: Notify,
+) -> tuple[Stop | None, list[TrialRecord]]:
+    """Run the stages of ``next_tasks`` that are left; why they stopped early, and the trials that failed."""
+    best = finalists(record, request.top)
+    names = [finalist_name(trial) for trial in best]
+    number = select_round(finals_of(store, record), record.name, names, request.seeds, again=request.again)
+    finals = replace(config, study=name_of_finals(record.name))
+    started = time.monotonic()
+    while True:
+        stored = finals_of(store, record)
+        trials = stored.of_round(number) if stored else []
+        evaluate_all = request.evaluate_all or evaluates_all(trials)
+        tasks = next_tasks(
+            record, best, trials, number=number, seeds=request.seeds, evaluate_all=evaluate_all
+        )
+        if text := announcement(tasks, trials):
+            notify(text)
+        stop_conditions = config.stop_conditions.after(time.monotonic() - started)
+        finals = replace(finals, stop_conditions=stop_conditions)
+        stop, trained = _run(finals, finals_uid(record.uid), tasks, make_reporter)
+        failed = [trial for trial in trained if trial.is_finished and trial.is_open]
+        if stop or failed or tasks[0].split is None:
+            return stop, failed
 
 
 @quiet_optuna()

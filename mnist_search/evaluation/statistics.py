@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import mean, stdev
 from typing import Any
 
 from scipy.special import stdtrit
 
-from mnist_search.evaluation.finals import finalist_name, finals_of
+from mnist_search.evaluation.finals import (
+    finalist_name,
+    finals_of,
+    ranked_finalists,
+    select_champion,
+    val_accuracies,
+)
 from mnist_search.records import StudyRecord, TrialRecord
 from mnist_search.storage.database import Store
 
@@ -50,7 +56,7 @@ def seed_statistics(trials: Sequence[TrialRecord]) -> list[SeedStatistics]:
     """Statistics of every network of some finals, in the order in which they were added."""
     by_name: defaultdict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
-        if trial.task and trial.is_finished:
+        if trial.task and trial.task.split is None and trial.is_finished:
             by_name[trial.task.name].append(trial)
     return [_statistics(each) for each in by_name.values()]
 
@@ -87,18 +93,30 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def final_rows(store: Store, record: StudyRecord) -> list[dict[str, Any]] | None:
-    """Statistics of a study's latest finals, with each trial's validation accuracy; None without finals.
+    """Finalists of a study's latest finals, the champion first; None without finals.
 
-    The champion is the finalist with the best validation accuracy: the test set selects nothing.
+    A row has the test accuracies of ``SeedStatistics``, None for a finalist that was not evaluated on the
+    test set, and the validation accuracy in the search and its mean over all trainings.
     """
     finals = finals_of(store, record)
     if finals is None:
         return None
-    val_accuracy = {finalist_name(trial): trial.val_accuracy for trial in record.trials}
-    rows = seed_statistics(finals.of_round(finals.rounds))
-    complete = {row.name for row in rows if row.n_seeds}
-    champion = next((name for name in map(finalist_name, record.ranked) if name in complete), None)
-    return [
-        asdict(row) | {"val_accuracy": val_accuracy.get(row.name), "champion": row.name == champion}
-        for row in rows
-    ]
+    trials = finals.of_round(finals.rounds)
+    statistics = {row.name: asdict(row) for row in seed_statistics(trials)}
+    champion = select_champion(record, trials)
+    rows = []
+    for trial in ranked_finalists(record, trials):
+        accuracies = val_accuracies(trial, trials)
+        name = finalist_name(trial)
+        rows.append(
+            dict.fromkeys(field.name for field in fields(SeedStatistics))
+            | {"name": name, "parameters": trial.num_params, "n_seeds": 0, "failed": 0}
+            | statistics.get(name, {})
+            | {
+                "val_accuracy": trial.val_accuracy,
+                "val_accuracy_mean": mean(accuracies),
+                "n_val_seeds": len(accuracies),
+                "champion": champion is not None and trial.number == champion.number,
+            }
+        )
+    return rows

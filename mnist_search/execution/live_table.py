@@ -63,7 +63,7 @@ def live_table(
     note: str = "",
 ) -> RenderableType:
     """The view; ``elapsed`` and ``left`` are times in words, ``note`` is a line below the table."""
-    parameters, data = "parameters", "test"
+    parameters, data = "parameters", "accuracy"
     if isinstance(record, StudyRecord):
         parameters, data = f"parameters of {record.config.budget:,}", "validation"
     table = Table(box=box.SIMPLE_HEAD)

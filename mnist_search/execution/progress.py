@@ -102,7 +102,7 @@ class PlainReporter(ProgressReporter):
         state = "released" if event.state == "WAITING" else event.state.lower()
         words = [f"{label(self._record, event.number):9} {state:8}"]
         if trial and trial.is_finished:
-            accuracy = trial.test_accuracy if trial.task else trial.val_accuracy
+            accuracy = trial.val_accuracy if trial.test_accuracy is None else trial.test_accuracy
             words += [f"{percent(accuracy):>8}", f"{trial.num_params or 0:7,} parameters"]
             words += [f"{trial.epochs:3} epochs", f"{trial.seconds or 0:5.0f} s"]
             words += [f"{len(self._record.done)}/{self._record.n_trials}"]

@@ -107,9 +107,12 @@ def run_final_trial(trial: Trial, data: Split, context: TrialContext) -> TrialRe
 
     ``data`` has all training images, and the test images as ``val``. They are evaluated after the last
     epoch and influence nothing. If the task evaluates every epoch, a plateau schedule follows the test
-    accuracy, as in the author's code.
+    accuracy, as in the author's code. A repeated training uses the search's split in place of both, and
+    its weights are not kept.
     """
     task = FinalTask.from_dict(context.store(lambda: trial.user_attrs[TASK_ATTR]))
+    if task.split:
+        data = Split.of(data.train, *task.split, data.train.images.device)
     device = device_and_mode(data.train, context.compute_mode)
     context.store(partial(trial.set_user_attr, "device", device))
     network = build(task.architecture, task.seed)
@@ -120,6 +123,8 @@ def run_final_trial(trial: Trial, data: Split, context: TrialContext) -> TrialRe
             context.report(metrics)
         evaluation = evaluate(network, data.val)
         result.complete(network, evaluation.accuracy, evaluation.loss)
+        if task.split:
+            result.safetensors = None
     return result
 
 

@@ -4,7 +4,7 @@ Searches are replayed from complete learning curves in random order. ``curves`` 
 networks of ``fidelity``, each trained with two seeds: the pruner sees one training run, and the other
 one scores the selected network. ``study`` replays a study without a score pruner, which has one
 training per network for both. ``rules`` compares rules of successive halving on all networks of
-``fidelity``: when they first decide, on which accuracy, and screening on schedules with restarts.
+``fidelity``: when they first decide, on which accuracy, and screening on complete schedules.
 
     python -m mnist_search.research.compare_pruners curves FILE.jsonl
     python -m mnist_search.research.compare_pruners rules FILE.jsonl
@@ -26,9 +26,10 @@ import typer
 from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
+from experiments.study_config import rungs
 from mnist_search.research.fidelity import EPOCHS, RESTARTED, complete
 from mnist_search.research.jsonl import read, run_commands
-from mnist_search.search.pruners import PRUNERS
+from mnist_search.search.pruners import PRUNERS, ScreeningPruner
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 
@@ -80,11 +81,15 @@ def rules(
     file: Path,
     orders: OrdersOption = 200,
     resamples: Annotated[int, typer.Option(min=2, help="Bootstrap samples of the networks.")] = 200,
+    improving: Annotated[
+        bool, typer.Option(help="Later networks tend to be better, as those of a sampler that learns.")
+    ] = False,
 ) -> None:
     """Compare rules on all networks: trained epochs, and the found network in an unseen training run."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     cases = _rules(complete(read(file)))
     reference = next(iter(cases))
+    order_of = _improving_order if improving else _random_order
     n_networks = len(cases[reference][1])
     typer.echo(f"{n_networks} networks, {orders} orders, {resamples} resamples of the networks.\n")
     typer.echo("| rule | epochs per network | completed | accuracy, mean (sd) | difference | 95 % interval |")
@@ -92,12 +97,12 @@ def rules(
     rng = np.random.default_rng(0)
     samples = [rng.integers(n_networks, size=n_networks) for _ in range(resamples)]
     scores = {
-        name: [100 * _search_all(pruner, [networks[n] for n in sample], order).accuracy
+        name: [100 * _search_all(pruner, order_of([networks[n] for n in sample], order)).accuracy
                for order, sample in enumerate(samples)]
         for name, (pruner, networks) in cases.items()
     }  # fmt: skip
     for name, (pruner, networks) in cases.items():
-        found = [_search_all(pruner, networks, order) for order in range(orders)]
+        found = [_search_all(pruner, order_of(networks, order)) for order in range(orders)]
         accuracies = [100 * each.accuracy for each in found]
         differences = np.array(scores[name]) - np.array(scores[reference])
         low, high = np.quantile(differences, (0.025, 0.975))
@@ -113,15 +118,15 @@ def _rules(trainings: Mapping[int, Mapping[str, Any]]) -> dict[str, tuple[BasePr
     unseen = [_accuracies(kinds["full"][1]) for kinds in trainings.values()]
     raw = [_accuracies(kinds["full"][0]) for kinds in trainings.values()]
     averaged = [_averaged(kinds["full"][0]) for kinds in trainings.values()]
-    restarted = [_accuracies(kinds[RESTARTED][0]) for kinds in trainings.values() if RESTARTED in kinds]
+    screened = [_screened(kinds) for kinds in trainings.values()]
     cases: dict[str, tuple[BasePruner, list[list[float]]]] = {
         f"halving from epoch {first}, {name}": (SuccessiveHalvingPruner(first, 3), seen)
         for name, seen in (("raw", raw), ("averaged", averaged))
         for first in (5, 2, 1)
     }
     cases |= {"none": (PRUNERS["none"](EPOCHS), raw), "median": (PRUNERS["median"](EPOCHS), raw)}
-    if len(restarted) == len(raw):
-        cases["screening"] = (PRUNERS["screening"](EPOCHS), restarted)
+    cases["screening"] = (PRUNERS["screening"](EPOCHS), screened)
+    cases["screening, without a limit"] = (ScreeningPruner(rungs(EPOCHS)[:-1], max_promoted=1), screened)
     return {name: (pruner, list(zip(seen, unseen, strict=True))) for name, (pruner, seen) in cases.items()}
 
 
@@ -135,8 +140,35 @@ def _averaged(training: Mapping[str, Any]) -> list[float]:
     return [averaged.get(epoch, value) for epoch, value in enumerate(_accuracies(training), 1)]
 
 
-def _search_all(pruner: BasePruner, networks: Networks, order: int) -> ReplayedSearch:
-    return replay(networks, order, 0, pruner, epoch_budget=EPOCHS * len(networks))
+def _screened(kinds: Mapping[str, Any]) -> list[float]:
+    """The curve of a training with the restarts of screening.
+
+    Where the file lacks it, the first rung is a complete schedule of two epochs, and the second one the
+    accuracy of averaged weights.
+    """
+    if RESTARTED in kinds:
+        return _accuracies(kinds[RESTARTED][0])
+    curve, short = _averaged(kinds["full"][0]), _accuracies(kinds[f"short-{rungs(EPOCHS)[0]}"][0])
+    return short + curve[len(short) :]
+
+
+def _search_all(pruner: BasePruner, networks: Networks) -> ReplayedSearch:
+    return replay(networks, range(len(networks)), 0, pruner, epoch_budget=EPOCHS * len(networks))
+
+
+def _random_order(networks: Networks, seed: int) -> Networks:
+    return [networks[n] for n in _permutation(len(networks), seed)]
+
+
+def _permutation(length: int, seed: int) -> list[int]:
+    return [int(index) for index in np.random.default_rng(seed).permutation(length)]
+
+
+def _improving_order(networks: Networks, seed: int) -> Networks:
+    """The order of the unseen accuracies' ranks, with noise of a third of the number of networks."""
+    ranks = np.argsort(np.argsort([unseen[-1] for _, unseen in networks]))
+    noise = np.random.default_rng(seed).normal(0, len(networks) / 3, len(networks))
+    return [networks[n] for n in np.argsort(ranks + noise)]
 
 
 def study(storage: Path, name: str, orders: OrdersOption = 50) -> None:
@@ -172,8 +204,8 @@ def _searches(
     networks: Networks, name: str, epoch_budget: int, orders: Sequence[int]
 ) -> list[ReplayedSearch]:
     return [
-        replay(networks, order, training, PRUNERS[name](EPOCHS), epoch_budget)
-        for order, training in product(orders, range(len(networks[0])))
+        replay(networks, _permutation(len(networks), seed), training, PRUNERS[name](EPOCHS), epoch_budget)
+        for seed, training in product(orders, range(len(networks[0])))
     ]
 
 
@@ -201,21 +233,21 @@ def _bootstrap(networks: Networks, resamples: int) -> dict[str, list[float]]:
 
 
 def replay(
-    networks: Networks, order: int, training: int, pruner: BasePruner, epoch_budget: int
+    networks: Networks, order: Sequence[int], training: int, pruner: BasePruner, epoch_budget: int
 ) -> ReplayedSearch:
-    """Replay one random search under a pruner until its epochs or the networks are used up.
+    """Replay one search under a pruner until its epochs or the networks are used up.
 
     Args:
         networks: the proposals of random search.
-        order: seed of the order of the networks.
+        order: indices of the networks.
         training: index of the training run that the pruner sees.
         pruner: called after every epoch but the last.
         epoch_budget: trained epochs; the last network may exceed it.
     """
-    study = optuna.create_study(study_name=f"replay-{order}-{training}", direction="maximize", pruner=pruner)
+    study = optuna.create_study(study_name=f"replay-{training}", direction="maximize", pruner=pruner)
     final_accuracy: dict[int, float] = {}
     epochs = started = 0
-    for network in np.random.default_rng(order).permutation(len(networks)).tolist():
+    for network in order:
         if epochs >= epoch_budget:
             break
         trained, accuracy = _train(study, networks[network][training])

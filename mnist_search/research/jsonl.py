@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
+from zlib import crc32
 
 import optuna
 import typer
@@ -35,15 +36,18 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 def run_part(path: Path, tasks: Iterable[Task], part: int, parts: int) -> None:
-    """Run every ``parts``-th task that the file has no line of, and append its line.
+    """Run the tasks of one part that the file has no line of, and append their lines.
 
-    ``tasks`` is iterated after the process was limited to one thread, so it may load data.
+    The part of a task is a checksum of its key, so that a file which lacks one kind of task is completed by
+    all processes. ``tasks`` is iterated after the process was limited to one thread, so it may load data.
     """
     use_one_thread()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     lines = read(path)
-    for number, (key, run) in enumerate(tasks):
-        if number % parts == part and not any(key.items() <= line.items() for line in lines):
+    for key, run in tasks:
+        if crc32(json.dumps(key).encode()) % parts == part and not any(
+            key.items() <= line.items() for line in lines
+        ):
             append(path, key | run())
 
 

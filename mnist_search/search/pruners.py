@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from optuna import pruners
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from experiments import StudyConfig
 from experiments.study_config import rungs
@@ -15,15 +15,16 @@ from search_space import ParameterBudget
 
 
 class ScreeningPruner(pruners.BasePruner):
-    """Prunes at the end of a rung all trials but those in the best quarter that has reached it so far.
+    """Prunes at the end of a rung all trials but the best quarter that has reached it so far.
 
-    The values of a rung are comparable: its trials have trained complete schedules up to it
-    (``StudyConfig.rungs``). Optuna's SuccessiveHalvingPruner has geometric rungs, and compares values
-    within running schedules (arXiv 1810.05934).
+    Later proposals are better than earlier ones, so more than a quarter of them would train on: once the
+    share ``max_promoted`` of a rung has, only the best trial so far does. The values of a rung are comparable: its trials
+    have trained complete schedules up to it (``StudyConfig.training``). Optuna's SuccessiveHalvingPruner
+    has geometric rungs, and compares values within running schedules (arXiv 1810.05934).
     """
 
-    def __init__(self, rungs: Sequence[int]) -> None:
-        self._rungs = rungs
+    def __init__(self, rungs: Sequence[int], *, max_promoted: float = 1 / 3) -> None:
+        self._rungs, self._max_promoted = rungs, max_promoted
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to prune the trial."""
@@ -32,15 +33,18 @@ class ScreeningPruner(pruners.BasePruner):
             return False
         value = trial.intermediate_values[step]
         others = (t for t in study.get_trials(deepcopy=False) if t.number != trial.number)
-        reached = [t.intermediate_values[step] for t in others if step in t.intermediate_values]
-        n_promoted = max(1, (len(reached) + 1) // PROMOTED_SHARE)
-        return sum(other > value for other in reached) >= n_promoted
+        reached = [t for t in others if step in t.intermediate_values]
+        n_better = sum(t.intermediate_values[step] > value for t in reached)
+        n_promoted = sum(t.state != TrialState.PRUNED or t.last_step != step for t in reached)
+        n = len(reached) + 1
+        return n_better > 0 and (n_better >= n // PROMOTED_SHARE or n_promoted >= n * self._max_promoted)
 
 
 PROMOTED_SHARE = 4
 """One of so many trials of a rung trains on."""
 
 PRUNERS: Mapping[str, Callable[[int], pruners.BasePruner]] = {
+    "screening": lambda epochs: ScreeningPruner(rungs(epochs)[:-1]),
     "asha": lambda epochs: pruners.SuccessiveHalvingPruner(min_resource=warmup(epochs), reduction_factor=3),
     "median": lambda epochs: pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup(epochs)),
     "percentile": lambda epochs: pruners.PercentilePruner(
@@ -50,9 +54,8 @@ PRUNERS: Mapping[str, Callable[[int], pruners.BasePruner]] = {
         min_resource=1, max_resource=epochs, reduction_factor=3
     ),
     "none": lambda _: pruners.NopPruner(),
-    "screening": lambda epochs: ScreeningPruner(rungs(epochs)[:-1]),
 }
-"""Factories of Optuna's pruners, by name; they take the epochs of a complete training run.
+"""Factories of pruners, by name; they take the epochs of a complete training run.
 
 Hyperband assigns trials to brackets, but here the sampler learns from all of them: Optuna filters
 trials by bracket only if the study's pruner is a HyperbandPruner itself.

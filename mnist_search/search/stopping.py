@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Self
 
 from mnist_search.records import StudyRecord
 
@@ -21,6 +23,12 @@ class StopConditions:
     trial_timeout: float | None = None
     target_accuracy: float | None = None
     patience: int | None = None
+
+    def after(self, seconds: float) -> Self:
+        """The conditions of a part of the command that starts after so many seconds of it."""
+        if self.timeout is None:
+            return self
+        return replace(self, timeout=float(max(1, math.ceil(self.timeout - seconds))))
 
     def reached(self, record: StudyRecord) -> str | None:
         """Reason to stop; None to continue."""

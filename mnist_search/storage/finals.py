@@ -1,6 +1,6 @@
 """Finals in the store: the final trials of one search study, or of the baselines, as an Optuna study.
 
-A study of finals has two objectives, test accuracy and test loss, so that Optuna has no best trial of
+A study of finals has two objectives, accuracy and loss, so that Optuna has no best trial of
 it, and no StudyConfig, so that no verb takes it for a search.
 """
 
@@ -93,7 +93,7 @@ def create_study(store: Store, name: str, uid: str) -> optuna.Study:
         return study
     if study.trials or CONFIG_ATTR in study.user_attrs:
         raise StudyConflict(f"{name!r} is a study of another kind; delete or rename it with Optuna")
-    studies.name_metrics(study, "test_accuracy", "test_loss")
+    studies.name_metrics(study, "accuracy", "loss")
     study.set_user_attr(UID_ATTR, uid)
     study.set_user_attr(KIND_ATTR, "finals")  # last: it marks a complete study
     return study

@@ -122,15 +122,18 @@ def trial_record(trial: FrozenTrial, curve: Sequence[EpochMetrics], run: Mapping
     attrs = trial.user_attrs
     curve = curve or [EpochMetrics.from_dict(epoch) for epoch in attrs.get("curve") or []]
     task = FinalTask.from_dict(attrs[TASK_ATTR]) if TASK_ATTR in attrs else None
+    val_accuracy, val_loss = (curve[-1].val_accuracy, curve[-1].val_loss) if curve else (None, None)
     test_accuracy, test_loss = trial.values if task and trial.values else (None, None)
+    if task and task.split:
+        (val_accuracy, val_loss), test_accuracy, test_loss = (test_accuracy, test_loss), None, None
     return TrialRecord(
         number=trial.number,
         trial_id=trial._trial_id,  # noqa: SLF001
         state=cast("State", trial.state.name),
         params=trial.params,
         num_params=task.architecture.num_params() if task else attrs.get("num_params"),
-        val_accuracy=curve[-1].val_accuracy if curve else None,
-        val_loss=curve[-1].val_loss if curve else None,
+        val_accuracy=val_accuracy,
+        val_loss=val_loss,
         curve=curve,
         is_over_budget=is_over_budget(trial),
         rejected=attrs.get("rejected", 0),

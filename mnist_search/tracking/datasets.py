@@ -15,10 +15,10 @@ DIGEST_LENGTH = 16
 """Of hexadecimal digits; MLflow stores at most 36."""
 
 
-def dataset_inputs(role: str) -> list[DatasetInput]:
-    """The data sets of a run: a search trial reads the training images only, a final trial all images."""
+def dataset_inputs(*, has_test: bool) -> list[DatasetInput]:
+    """The data sets of a run: the training images, and the test images if it is evaluated on them."""
     inputs = [_input("MNIST training images", "training", mnist.TRAIN_FILES, 60_000)]
-    if role == "final":
+    if has_test:
         inputs.append(_input("MNIST test images", "testing", (mnist.TEST_IMAGES, mnist.TEST_LABELS), 10_000))
     return inputs
 

@@ -43,6 +43,7 @@ def final_run_info(task: FinalTask) -> RunInfo:
         "architecture": str(task.architecture),
         "multiply_adds": task.architecture.multiply_adds(),
         "evaluate": task.evaluate,
+        "evaluated_on": "validation images" if task.split else "test images",
         "final_seed": task.seed,
         "round": task.round,
         "batch_size": training.batch_size,
@@ -54,7 +55,7 @@ def final_run_info(task: FinalTask) -> RunInfo:
     }
     return RunInfo(
         role="final",
-        name=f"final {task.name} seed {task.seed}",
+        name=f"{'repeat' if task.split else 'final'} {task.name} seed {task.seed}",
         params=params,
         tags={},
         layer_table=task.architecture.layer_table(),

@@ -175,7 +175,8 @@ def log_info(tracking: Tracking, run_id: str, trial: TrialRecord, info: RunInfo)
     versions = {"torch": trial.software.get("torch"), COMMIT_TAG: trial.software.get("commit")}
     tags = {"device": trial.device} | versions
     tracking.client.log_batch(run_id, [num_params], params, _tags(tags))
-    tracking.client.log_inputs(run_id, dataset_inputs(info.role))
+    has_test = trial.task is not None and trial.task.split is None
+    tracking.client.log_inputs(run_id, dataset_inputs(has_test=has_test))
 
 
 def _tags(values: Mapping[str, str | None]) -> list[RunTag]:
@@ -185,17 +186,23 @@ def _tags(values: Mapping[str, str | None]) -> list[RunTag]:
 
 def log_epochs(tracking: Tracking, run_id: str, trial: TrialRecord, written: int) -> None:
     """Log the epochs after the first ``written`` ones; repeated points are idempotent."""
-    prefix = "test" if trial.task else "val"
+    prefix = "val" if trial.task is None or trial.task.split else "test"
     epochs = trial.curve[written:]
     if rows := [metric for epoch in epochs for metric in epoch_metrics(epoch.to_dict(), prefix)]:
         tracking.client.log_batch(run_id, metrics=rows)
 
 
 def epoch_metrics(values: Mapping[str, float], prefix: str = "val") -> list[Metric]:
-    """Metrics by name, at the ``epoch`` and ``timestamp`` (ms) among them; ``val_`` becomes ``prefix``."""
+    """Metrics by name, at the ``epoch`` and ``timestamp`` (ms) among them; ``val_`` becomes ``prefix``.
+
+    ``seconds`` becomes ``epoch_seconds``, because the seconds of a trial in the tables are those of all epochs.
+    """
     step, timestamp = int(values["epoch"]), int(values["timestamp"])
-    names = [name for name in values if name not in {"epoch", "timestamp"}]
-    return [Metric(name.replace("val_", f"{prefix}_"), values[name], timestamp, step) for name in names]
+    names = {
+        name: name.replace("val_", f"{prefix}_") for name in values if name not in {"epoch", "timestamp"}
+    }
+    names |= {"seconds": "epoch_seconds"} if "seconds" in names else {}
+    return [Metric(metric, values[name], timestamp, step) for name, metric in names.items()]
 
 
 def end_run(tracking: Tracking, run_id: str, trial: TrialRecord, info: RunInfo, artifacts: str) -> None:
@@ -203,8 +210,9 @@ def end_run(tracking: Tracking, run_id: str, trial: TrialRecord, info: RunInfo, 
     tags = {"state": trial.state, "reason": trial.reason, "rung": info.rung, ARTIFACTS_TAG: artifacts}
     last = trial.curve[-1] if trial.curve else EpochMetrics()
     metrics = [Metric("epochs", trial.epochs, milliseconds(trial.completed), last.epoch)]
-    if trial.test_accuracy is not None and trial.test_loss is not None and last.val_accuracy is None:
-        results = {"test_accuracy": trial.test_accuracy, "test_loss": trial.test_loss}
+    if trial.task and last.val_accuracy is None:  # evaluated after the last epoch only
+        names = ("val_accuracy", "val_loss") if trial.task.split else ("test_accuracy", "test_loss")
+        results = {name: value for name in names if (value := getattr(trial, name)) is not None}
         metrics += epoch_metrics(results | {"epoch": last.epoch, "timestamp": last.timestamp})
     tracking.client.log_batch(run_id, metrics, tags=_tags(tags))
     tracking.client.set_terminated(run_id, STATUS[trial.state], milliseconds(trial.completed))

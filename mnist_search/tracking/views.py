@@ -31,7 +31,12 @@ MAX_RUNS = 100
 PARAMS = ("depth", "optimizer", "peak_lr", "weight_decay", "batch_size", "dropout", "augmentation")
 """Params of the parallel coordinates."""
 
-COLUMNS = ("metrics.`val_accuracy`", "metrics.`num_params`", "metrics.`epochs`", "tags.`state`")
+COLUMNS = (
+    *(f"metrics.`{name}`" for name in ("val_accuracy", "num_params", "epochs")),
+    "tags.`state`",
+    "metrics.`test_accuracy`",
+)
+"""Columns of the table; only final runs have a test accuracy."""
 
 
 def view_id(parent_run_id: str) -> str:

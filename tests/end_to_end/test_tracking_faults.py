@@ -79,7 +79,7 @@ def points(tracking_uri):
         histories = {
             name: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
             for name in run.data.metrics
-            if name not in {"seconds", "samples_per_second"}
+            if name not in {"epoch_seconds", "samples_per_second"}
         }
         if key[0] == "study":
             histories = {name: history[-1:] for name, history in histories.items()}

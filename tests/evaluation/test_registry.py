@@ -25,7 +25,6 @@ from tracked_trials import runs_in
 from mnist_search.data.dataset import load_test
 from mnist_search.errors import MnistSearchError, Unavailable
 from mnist_search.evaluation.champion import final_evaluation
-from mnist_search.evaluation.finals import finalists
 from mnist_search.evaluation.registry import register_champion
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.tracked import TrackedStudy
@@ -60,14 +59,14 @@ def tracking_config(empty_database, tmp_path):
 
 def finish_one_final(search_study, store, mnist_dir, test_accuracy=None):
     """Finals of one network with one seed; ``test_accuracy`` replaces the measured one."""
-    (task,) = finalists(search_study.record(), top=1, seeds=1)
-    network = build(task.architecture, 0)
+    record = search_study.record()
+    network = build(record.config.space.decode(record.best.params).architecture, 0)
     accuracy = evaluate(network, load_test(mnist_dir)).accuracy
-    finish_finals(
-        store, search_study.record(), [test_accuracy or accuracy], top=1, seeds=1,
+    finals = finish_finals(
+        store, record, [test_accuracy or accuracy], top=1, seeds=1,
         weights=lambda _task: save(network.state_dict()),
     )  # fmt: skip
-    return task, accuracy
+    return finals.record().trials[0].task, accuracy
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from mnist_search.records import FinalTask
 from mnist_search.storage.studies import TASK_ATTR
 from mnist_search.training.device import ComputeMode
 from mnist_search.training.evaluate import evaluate
-from mnist_search.training.model import load_network
+from mnist_search.training.fit import fit
+from mnist_search.training.model import build, load_network
 from search_space.training_config import SGD, Plateau, TrainingConfig
 
 TRAINING = TrainingConfig(epochs=2, batch_size=50, optimizer=SGD(0.05, nesterov=True))
@@ -65,6 +66,21 @@ def test_test_set_does_not_influence_a_final_training(run):
 
     assert first.safetensors == second.safetensors
     assert first.values != second.values
+
+
+def test_repeated_training_uses_the_split_and_not_the_test_images(run, small_split):
+    task = replace(TASK, split=(800, 150, 3))
+    split = Split.of(small_split.train, *task.split)
+
+    result, epochs = run(task)
+    other, _ = run(task, n_test=100)
+
+    assert result.values == other.values
+    assert result.safetensors is None  # the weights are not kept
+    network = build(TASK.architecture, TASK.seed)
+    *_, last = fit(network, split.train, split.val, TRAINING, seed=TASK.seed, compute_mode=ComputeMode())
+    assert result.values == (last.val_accuracy, pytest.approx(last.val_loss))
+    assert [metrics.val_accuracy for metrics in epochs] == [None, None]
 
 
 def test_diverged_final_training_fails(run):

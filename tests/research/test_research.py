@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from support import ROOT
 from experiments import BASELINES
 from mnist_search.data.dataset import Digits
 from mnist_search.research import (
+    compare_finals,
     compare_proposals,
     compare_pruners,
     compare_schedules,
@@ -47,12 +49,14 @@ def test_run_part_adds_only_the_results_that_the_file_lacks(tmp_path):
     file = tmp_path / "results.jsonl"
     append(file, {"n": 2, "square": ["stored"]})
 
+    lengths = []
     for part in ("1", "0"):  # each in a new process, since run_part limits the threads of its process
         subprocess.run([sys.executable, "-c", RUN_PART, file, part], check=True)
+        lengths.append(len(read(file)))
 
-    assert [(line["n"], line["square"]) for line in read(file)] == [
-        (2, ["stored"]), (1, [1]), (3, [9]), (0, [0]),
-    ]  # fmt: skip
+    assert 1 < lengths[0] < lengths[1] == 4
+    squares = {line["n"]: line["square"] for line in read(file)}
+    assert squares == {0: [0], 1: [1], 2: ["stored"], 3: [9]}
 
 
 def test_diagnosed_baseline_is_trained_by_both_loops(digits):
@@ -112,25 +116,26 @@ def test_profile_lists_the_operators_of_a_step(mnist_dir):
 
 
 def test_replayed_search_is_scored_by_the_training_that_it_did_not_see():
-    search = compare_pruners.replay([RISING, FLAT], order=0, training=0, pruner=NopPruner(), epoch_budget=6)
+    search = compare_pruners.replay(
+        [RISING, FLAT], order=(0, 1), training=0, pruner=NopPruner(), epoch_budget=6
+    )
 
     assert search == ReplayedSearch(accuracy=0.8, started=2, completed=2, epochs=6)
 
 
 def test_replayed_search_ends_when_its_epochs_are_used_up():
-    search = compare_pruners.replay([RISING] * 5, order=0, training=1, pruner=NopPruner(), epoch_budget=3)
+    search = compare_pruners.replay(
+        [RISING] * 5, order=range(5), training=1, pruner=NopPruner(), epoch_budget=3
+    )
 
     assert search == ReplayedSearch(accuracy=0.9, started=1, completed=1, epochs=3)
 
 
 def test_pruner_stops_a_replayed_training():
     pruner = MedianPruner(n_startup_trials=1, n_warmup_steps=0)
-    order = np.random.default_rng(0).permutation(2).tolist()
-    networks = [FLAT, FLAT]
-    networks[order[0]] = RISING
-    networks[order[1]] = [[0.05, 0.05, 0.05]] * 2
+    networks = [[[0.05, 0.05, 0.05]] * 2, RISING]
 
-    search = compare_pruners.replay(networks, order=0, training=0, pruner=pruner, epoch_budget=4)
+    search = compare_pruners.replay(networks, order=(1, 0), training=0, pruner=pruner, epoch_budget=4)
 
     assert search == ReplayedSearch(accuracy=0.8, started=2, completed=1, epochs=4)
 
@@ -188,6 +193,34 @@ def test_rules_are_compared_on_the_committed_curves(capsys):
     rows = {line.split(" | ")[0]: line for line in capsys.readouterr().out.splitlines() if "|" in line}
     assert "| 15.0 | 40.0 |" in rows["| none"]
     assert " | +0.000 | +0.000 to +0.000 |" in rows["| halving from epoch 5, raw"]
+
+
+def test_later_networks_are_better_in_an_improving_order():
+    networks = [[[0.0], [accuracy / 100]] for accuracy in range(100)]
+
+    order = compare_pruners._improving_order(networks[::-1], seed=0)
+
+    unseen = [network[1][0] for network in order]
+    assert sorted(unseen) == [accuracy / 100 for accuracy in range(100)]
+    assert mean(unseen[:30]) < 0.4
+    assert mean(unseen[-30:]) > 0.6
+    assert unseen != sorted(unseen)
+
+
+def test_rules_of_finals_are_compared_on_the_committed_finals(capsys):
+    compare_finals.resample(MEASURED / "studies.db", "budget-8000", draws=500)
+
+    rows = [line.split(" | ")[1:3] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["best of the search", "5"], ["halving", "8"], ["five more runs of each", "20"]]
+
+
+def test_halving_selects_the_finalist_with_the_best_mean_of_all_runs():
+    runs = np.array([[[0.9, 0.1, 0.0, 0.0, 0.0, 0.0], [0.8, 0.8, 0.5, 0.0, 0.0, 0.0],
+                      [0.7, 0.7, 0.9, 0.0, 0.0, 0.0], [0.6, 0.9, 0.8, 0.0, 0.0, 0.0]]])  # fmt: skip
+
+    assert compare_finals.halving(runs).tolist() == [3]  # 0 and 2 drop out, then 1
+    assert compare_finals.search_only(runs).tolist() == [0]
+    assert compare_finals.n_trainings("halving", 5) == 12
 
 
 def test_pruners_are_compared_on_a_study_without_a_pruner(capsys, tmp_path):

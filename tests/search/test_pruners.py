@@ -27,18 +27,23 @@ def test_rungs_are_at_least_one_epoch_apart_and_end_with_the_training(epochs, ex
     assert rungs(epochs) == expected
 
 
-def study_of(values, step=2):
-    """A study whose trials have reported a value at a step; None for nothing."""
+def study_of(values, step=2, promoted=()):
+    """A study whose trials have reported a value at a step, None for nothing; the last one is running.
+
+    The ``promoted`` ones train on, the others were pruned at that step.
+    """
     study = optuna.create_study(direction="maximize")
-    for value in values:
+    for number, value in enumerate(values):
+        is_running = value is None or number in promoted or number == len(values) - 1
+        state = TrialState.RUNNING if is_running else TrialState.PRUNED
         reports = {} if value is None else {1: 0.0, step: value}
-        study.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values=reports))
+        study.add_trial(create_trial(state=state, value=0.0, intermediate_values=reports))
     return study
 
 
-def is_pruned(values, number=-1, step=2):
-    study = study_of(values, step)
-    return ScreeningPruner((2, 5)).prune(study, study.trials[number])
+def is_pruned(values, step=2, promoted=()):
+    study = study_of(values, step, promoted)
+    return ScreeningPruner((2, 5)).prune(study, study.trials[-1])
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,26 @@ def is_pruned(values, number=-1, step=2):
 )
 def test_best_quarter_of_a_rung_trains_on(values, expected):
     assert is_pruned(values) is expected
+
+
+@pytest.mark.parametrize(("promoted", "expected"), [((), False), ((0, 4), False), ((0, 1, 2), True)])
+def test_a_trial_among_the_best_quarter_is_pruned_once_a_third_has_trained_on(promoted, expected):
+    assert is_pruned([0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8], promoted=promoted) is expected
+
+
+def test_the_best_trial_of_a_rung_trains_on_whatever_others_did():
+    assert not is_pruned([0.1, 0.2, 0.3, 0.4, 0.5], promoted=(0, 1, 2, 3))
+
+
+def test_a_trial_that_was_pruned_at_a_later_step_has_trained_on():
+    study = study_of([0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8], promoted=(0,))
+    for _ in range(2):
+        values = {2: 0.7, 5: 0.7}
+        study.add_trial(create_trial(state=TrialState.PRUNED, value=0.7, intermediate_values=values))
+    assert not ScreeningPruner((2, 5)).prune(study, study.trials[7])
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.7, intermediate_values={2: 0.7, 15: 0.7}))
+
+    assert ScreeningPruner((2, 5)).prune(study, study.trials[7])
 
 
 def test_nothing_is_pruned_between_the_rungs_and_before_the_first_report():

@@ -200,7 +200,7 @@ def test_unsupported_sampler_is_rejected_and_the_error_gives_the_reason(name):
 def test_unknown_sampler_or_pruner_is_rejected_and_the_error_names_the_available_ones():
     with pytest.raises(UsageError, match="no sampler 'magic'; --sampler takes tpe, random, gp, mutation"):
         check_sampler("magic")
-    with pytest.raises(UsageError, match="no pruner 'magic'; --pruner takes asha"):
+    with pytest.raises(UsageError, match="no pruner 'magic'; --pruner takes screening"):
         check_pruner("magic")
 
 

@@ -89,6 +89,19 @@ def test_finished_trial_keeps_its_result_epochs_and_weights(finals, store):
     assert finals.claim() is None
 
 
+def test_task_with_a_split_is_stored_and_its_values_are_validation_values(finals):
+    task = replace(SMALL, seed=100, split=(50_000, 10_000, 0))
+    finals.add([task])
+    claim = finals.claim()
+    assert task_of(claim) == task
+    finish(finals, claim, safetensors=None)
+
+    (trial,) = finals.record().trials
+    assert (trial.val_accuracy, trial.val_loss) == (0.99, 0.1)
+    assert (trial.test_accuracy, trial.test_loss) == (None, None)
+    assert "split" not in SMALL.to_dict()
+
+
 def test_weights_of_all_finished_trials_are_kept(finals):
     finals.add(tasks("a", "b", "c"))
     finish_all(finals)
@@ -223,7 +236,7 @@ def test_optuna_has_no_best_trial_of_finals(finals):
 
     with pytest.raises(RuntimeError, match="multi-objective"):
         _ = finals.study.best_trial
-    assert finals.study.metric_names == ["test_accuracy", "test_loss"]
+    assert finals.study.metric_names == ["accuracy", "loss"]
 
 
 def test_finals_are_no_search_study(finals, store, study_config):
@@ -277,7 +290,7 @@ def test_finals_are_created_again_when_their_creation_was_interrupted(store):
 
     finals.add(tasks("a", seeds=1))
     assert finals.record().uid == "uid.finals"
-    assert finals.study.metric_names == ["test_accuracy", "test_loss"]
+    assert finals.study.metric_names == ["accuracy", "loss"]
 
 
 def test_load_returns_none_without_finals(store, study_config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from mlflow.entities import ViewType
@@ -61,6 +62,22 @@ def test_final_that_evaluates_every_epoch_has_a_point_per_epoch(finals, make_syn
 
     (run,) = runs_in(client, "final")
     assert points(client, run.info.run_id, "test_accuracy") == [(1, 0.9), (2, 0.9)]
+
+
+def test_repeated_training_has_a_validation_accuracy_and_no_test_images(finals, make_sync, client):
+    finals.add([replace(final_task(seed=100), split=(50_000, 10_000, 0))])
+    train_final(finals)
+
+    make_sync(finals.name).sync()
+
+    (run,) = runs_in(client, "final")
+    assert run.info.run_name == "repeat trial 3 seed 100"
+    assert run.data.params["evaluated_on"] == "validation images"
+    assert points(client, run.info.run_id, "val_accuracy") == [(2, 0.93)]
+    assert points(client, run.info.run_id, "val_loss") == [(2, 0.2)]
+    assert not any(name.startswith("test_") for name in run.data.metrics)
+    contexts = [tag.value for data in run.inputs.dataset_inputs for tag in data.tags]
+    assert contexts == ["training"]
 
 
 def test_second_process_writes_no_final_twice(search_study, finals, make_sync, client):
