@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 import psutil
 import pytest
 from commands import SMALL, SYNC, children
-from soundness import assert_sound
+from soundness import assert_sound, open_study
 from support import MLFLOW_WARNINGS
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), MLFLOW_WARNINGS]
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 POINTS = "SELECT run_uuid, step, timestamp FROM metrics WHERE key = 'val_accuracy'"
 CORES = 2
+
+CLOCK_TICK = 0.02
+"""Resolution in seconds of the start of a process."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +60,38 @@ def test_every_metric_is_in_mlflow_while_two_workers_train(start, tmp_path):
         "seconds to MLflow, %d points: median %.2f, 90th percentile %.2f, maximum %.2f",
         len(delays), statistics.median(delays), statistics.quantiles(delays, n=10)[-1], max(delays),
     )  # fmt: skip
+
+
+def first_epoch(process, folder):
+    """Seconds from the start of a command to its first trained epoch, and from that to its sync process."""
+    started = psutil.Process(process.pid).create_time()
+    sync_started = None
+    while process.poll() is None and sync_started is None:
+        for sync in children(process, SYNC):
+            with suppress(psutil.NoSuchProcess):
+                sync_started = sync.create_time()
+        time.sleep(0.02)
+    assert process.wait() == 0, process.stderr.read()
+    trained = min(e.timestamp / 1000 for t in open_study(folder).record().trials for e in t.curve)
+    return trained - started, sync_started and sync_started - trained
+
+
+def test_first_trained_epoch_is_not_later_with_mlflow(start, tmp_path):
+    """The sync process starts after the first trained epoch; the times with and without it are logged."""
+    seconds = {"--mlflow": [], "--no-mlflow": []}
+    for number in range(5):
+        for option in seconds:
+            for path in tmp_path.glob("*.db*"):
+                path.unlink()
+            process = start(*SMALL, "--trials", "1", "--jobs", "1", option, "--seed", str(number))
+            until_trained, until_sync = first_epoch(process, tmp_path)
+            seconds[option].append(until_trained)
+            assert (until_sync is None) is (option == "--no-mlflow")
+            assert until_sync is None or until_sync > -CLOCK_TICK
+    logger.info(
+        "seconds to the first trained epoch, medians of 5: with MLflow %.2f, without %.2f",
+        *map(statistics.median, seconds.values()),
+    )
 
 
 def test_cpu_time_of_the_sync_in_a_default_study(start, tmp_path):
