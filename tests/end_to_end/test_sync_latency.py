@@ -80,12 +80,12 @@ def test_first_trained_epoch_is_not_later_with_mlflow(start, tmp_path):
     """The sync process starts after the first trained epoch; the times with and without it are logged."""
     seconds = {"--mlflow": [], "--no-mlflow": []}
     for number in range(5):
-        for option in seconds:
+        for option, measured in seconds.items():
             for path in tmp_path.glob("*.db*"):
                 path.unlink()
             process = start(*SMALL, "--trials", "1", "--jobs", "1", option, "--seed", str(number))
             until_trained, until_sync = first_epoch(process, tmp_path)
-            seconds[option].append(until_trained)
+            measured.append(until_trained)
             assert (until_sync is None) is (option == "--no-mlflow")
             assert until_sync is None or until_sync > -CLOCK_TICK
     logger.info(

@@ -6,26 +6,32 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import product
 from statistics import mean
 
 import numpy as np
 import pytest
+import torch
 import typer
 from optuna.pruners import MedianPruner, NopPruner
 from support import ROOT
 
 from experiments import BASELINES
-from mnist_search.data.dataset import Digits
+from mnist_search.data.dataset import Digits, Split
+from mnist_search.records import EpochMetrics, TrialRecord
 from mnist_search.research import (
     compare_finals,
     compare_proposals,
     compare_pruners,
     compare_schedules,
     compare_searches,
+    compare_studies,
     diagnose_baselines,
     fast_path_accuracy,
     fidelity,
     measure_gpu,
+    worker_time,
 )
 from mnist_search.research.compare_pruners import ReplayedSearch
 from mnist_search.research.jsonl import append, read
@@ -193,6 +199,55 @@ def test_rules_are_compared_on_the_committed_curves(capsys):
     rows = {line.split(" | ")[0]: line for line in capsys.readouterr().out.splitlines() if "|" in line}
     assert "| 15.0 | 40.0 |" in rows["| none"]
     assert " | +0.000 | +0.000 to +0.000 |" in rows["| halving from epoch 5, raw"]
+
+
+def interval(started, completed, seconds):
+    """A trial of one epoch of so many seconds, and its start and end in seconds."""
+    epoch = datetime(2026, 11, 27, tzinfo=UTC)
+    return TrialRecord(
+        number=0, trial_id=0, state="COMPLETE", params={}, num_params=1, val_accuracy=0.9, val_loss=0.1,
+        curve=[EpochMetrics(epoch=1, seconds=seconds)],
+        started=epoch + timedelta(seconds=started), completed=epoch + timedelta(seconds=completed),
+    )  # fmt: skip
+
+
+def test_share_outside_of_epochs_counts_the_time_between_trials_of_a_worker():
+    first = [interval(0, 10, 9), interval(12, 20, 8)]
+    second = [interval(1, 13, 11)]
+
+    assert worker_time.assign([*second, *first]) == [[first[0], first[1]], second]
+    assert worker_time.share_outside_epochs([*first, *second]) == pytest.approx(1 - 28 / 32)
+
+
+def test_studies_are_compared_by_networks_that_were_trained_again(tmp_path, capsys):
+    file = tmp_path / "studies.jsonl"
+    trial = {"epochs": 5, "state": "COMPLETE", "val_accuracy": 0.9, "number": 0}
+    for variant, accuracy in (("asha", 0.98), ("screening", 0.99)):
+        for seed in (0, 1):
+            key = {"variant": variant, "seed": seed}
+            study = {"trials": [trial], "outside_epochs": 0.05, "found_trial": 0}
+            append(file, {"kind": "study"} | key | study)
+            for network, score_seed in product(("found", "template"), compare_studies.SCORE_SEEDS):
+                again = {"network": network, "score_seed": score_seed, "accuracy": accuracy + seed / 1000}
+                append(file, {"kind": "again"} | key | again)
+
+    compare_studies.report(file)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "| screening | 1 | 5 | 1 | 5.0% | 0 | 90.00 | 99.100 | 99.100 |" in lines
+    assert "| screening - asha | 2 | +1.000 | +1.000 to +1.000 |" in lines
+    assert "| screening, no templates - screening | 0 |  |  |" in lines
+
+
+def test_second_validation_images_are_in_no_study():
+    train, val = 20_000, 10_000
+    order = Split.of(Digits(torch.arange(60_000), torch.arange(60_000)), 50_000, val, 0)
+    study = Split.of(Digits(torch.arange(60_000), torch.arange(60_000)), train, val, 0)
+
+    images = {*compare_studies.second_validation(order.train).labels.tolist()}
+
+    assert len(images) == 10_000
+    assert not images & {*study.train.labels.tolist(), *study.val.labels.tolist()}
 
 
 def test_later_networks_are_better_in_an_improving_order():
