@@ -115,7 +115,7 @@ class StudyConfig:
         """Stored and requested values by name of the fields in which ``requested`` differs from this."""
         stored, other = _flat_fields(self), _flat_fields(requested)
         names = dict.fromkeys((*stored, *other))
-        values = {name: (stored.get(name, "whole range"), other.get(name, "whole range")) for name in names}
+        values = {name: (stored.get(name, "unrestricted"), other.get(name, "unrestricted")) for name in names}
         return {name: (old, new) for name, (old, new) in values.items() if old != new}
 
 

@@ -256,13 +256,13 @@ class FinalsRecord(StoredTrials):
 
     @property
     def n_trials(self) -> int:
-        """Number of trials, without those that were replaced or that an earlier round left unfinished."""
-        return len(self.done) + sum(not trial.is_finished for trial in self.of_round(self.rounds))
+        """Number of trials of the last round, without those that were replaced."""
+        return len(self.of_round(self.rounds))
 
     @property
     def done(self) -> list[TrialRecord]:
-        """Finished trials, without those that were replaced."""
-        return [trial for trial in self.current if trial.is_finished]
+        """Finished trials of the last round, without those that were replaced."""
+        return [trial for trial in self.of_round(self.rounds) if trial.is_finished]
 
     @property
     def rounds(self) -> int:

@@ -99,7 +99,7 @@ def assert_finals_sound(folder, study, n, *, data_dir=None, tracked=True):
         runs, parent, client = runs_of(folder, record.name, "final")
         _assert_runs_agree(record, runs, parent, client, "test_")
         for trial in record.current:
-            accuracies = {"test_accuracy": trial.test_accuracy, "val_accuracy": trial.val_accuracy}
+            accuracies = {"test_accuracy": trial.test_accuracy, "repeat_val_accuracy": trial.val_accuracy}
             measured = {name: value for name, value in accuracies.items() if value is not None}
             assert measured.items() <= runs[trial.number].data.metrics.items()
             assert ("test_accuracy" in measured) is (trial.task.split is None)

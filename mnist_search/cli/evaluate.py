@@ -13,6 +13,7 @@ from typer import Argument, Exit, echo
 from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option
+from mnist_search.cli.outcome import AFTER_FINALS, print_next_commands
 from mnist_search.cli.output import print_rows
 from mnist_search.cli.status import load_study
 from mnist_search.errors import MnistSearchError, NotFound, masked
@@ -37,8 +38,8 @@ REPRODUCTION_COLUMNS = (
 def finalize(
     study: opt.StudyArgument,
     *,
-    top: Annotated[int, option("Number of finalists.", min=1, max=100)] = 5,
-    seeds: Annotated[int, option("Number of seeds on the test set.", min=1, max=100)] = 5,
+    top: Annotated[int | None, opt.stored("5", "Number of finalists.", min=1, max=100)] = None,
+    seeds: Annotated[int | None, opt.stored("5", "Number of seeds on the test set.", min=1, max=100)] = None,
     evaluate_all: Annotated[
         bool, option("Evaluate every finalist on the test set, not only the champion.", "--all")
     ] = False,
@@ -63,6 +64,8 @@ def finalize(
     request = FinalsRequest(top=top, seeds=seeds, evaluate_all=evaluate_all, again=again)
     train = partial(finalize, request=request, notify=partial(echo, err=True))
     _run(train, study, workers, stores, output_format, FINAL_COLUMNS)
+    if not workers.quiet:
+        print_next_commands(load_study(stores.storage, study), stores.storage, AFTER_FINALS)
 
 
 def finals(study: opt.LatestStudyArgument = None, *, read: opt.ReadOptions) -> None:

@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Write a study's champion, with a model card; pt2 and ONNX files do not need mnist-search.
 
-    The champion is the finalist with the best validation accuracy, trained on all 60,000 images with
+    The champion is the finalist with the best mean validation accuracy, trained on all 60,000 images with
     the first seed; before finalize it is the best trial. The files contain no pickle.
     """
     from mnist_search.evaluation.champion_files import export_champion

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import textwrap
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from typer import echo
@@ -26,6 +27,16 @@ NEXT_VERBS = {
     "report": "write the study as one HTML page",
     "export": "write the network as a file",
 }
+AFTER_FINALS = ("report", "export")
+"""The commands that follow on finished finals."""
+
+
+def has_champion(storage: str, record: StudyRecord) -> bool:
+    """Whether finals of the study are finished."""
+    from mnist_search.evaluation.champion import final_evaluation
+    from mnist_search.storage.database import Store
+
+    return final_evaluation(Store.open(storage), record) is not None
 
 
 def print_result(record: StudyRecord) -> None:
@@ -55,15 +66,15 @@ def print_legend(network: Architecture) -> None:
     echo(textwrap.fill(f"({legend})", width, initial_indent=INDENT, subsequent_indent=INDENT))
 
 
-def print_next_commands(record: StudyRecord, storage: str) -> None:
-    """Print the commands that follow on a search, on stderr."""
+def print_next_commands(record: StudyRecord, storage: str, verbs: Collection[str]) -> None:
+    """Print the commands that follow on a search or on its finals, on stderr."""
     is_default = storage == STORAGE.value
     study = record.name if is_default else f"{record.name} --storage {shlex.quote(masked(storage))}"
-    if len(record.done) >= record.n_trials:
+    if "finalize" in verbs and len(record.done) >= record.n_trials:
         echo(f"the study is complete; add trials with: mnist-search resume {study} --trials +10", err=True)
     if record.best is not None:
-        for verb, meaning in NEXT_VERBS.items():
-            echo(f"{meaning} with: mnist-search {verb} {study}", err=True)
+        for verb in verbs:
+            echo(f"{NEXT_VERBS[verb]} with: mnist-search {verb} {study}", err=True)
 
 
 def print_link(study: str, storage: str, mlflow: TrackingConfig) -> None:

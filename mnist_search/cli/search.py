@@ -14,7 +14,14 @@ from typer import Exit, echo
 from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option, stored
-from mnist_search.cli.outcome import print_link, print_next_commands, print_result
+from mnist_search.cli.outcome import (
+    AFTER_FINALS,
+    NEXT_VERBS,
+    has_champion,
+    print_link,
+    print_next_commands,
+    print_result,
+)
 from mnist_search.cli.output import print_fields
 from mnist_search.errors import UsageError, first_line, masked
 
@@ -185,6 +192,8 @@ def _execute(study: str, workers: opt.SearchOptions, stores: opt.StoreOptions, *
     signal = result.stop and result.stop.signal
     if run_config.mlflow:
         if result.n_finished and not signal:
+            if not workers.quiet:
+                echo("writing report.html to the study's run in MLflow", err=True)
             _log_report(run_config)
         if not workers.quiet:
             print_link(result.record.name, stores.storage, run_config.mlflow)
@@ -193,7 +202,8 @@ def _execute(study: str, workers: opt.SearchOptions, stores: opt.StoreOptions, *
         echo(f"stopped by {result.stop.reason}; continue with: {command}", err=True)
         raise Exit(128 + signal)
     if not workers.quiet:
-        print_next_commands(result.record, stores.storage)
+        verbs = AFTER_FINALS if has_champion(stores.storage, result.record) else NEXT_VERBS
+        print_next_commands(result.record, stores.storage, tuple(verbs))
 
 
 def _log_report(config: RunConfig) -> None:
@@ -213,6 +223,7 @@ def _print_dry_run(
     """Print what a study would train first; StudyConflict if it exists with another configuration."""
     from mnist_search.search.study import first_proposals, is_stored, n_trials
     from mnist_search.search.warm_start import enqueued_params
+    from search_space.ranges import in_words
 
     enqueued = [] if is_stored(storage, name, config) else enqueued_params(config, warm_start)
     number = n_trials(storage, name, requested)
@@ -223,6 +234,9 @@ def _print_dry_run(
         f"networks of {space.smallest:,} to {space.largest:,} parameters, {space.num_architectures:.1e} "
         f"architectures; {feasible:.0%} of random ones fit, {near:.0%} have over 90 % of the budget"
     )
+    echo(f"sampler {config.sampler}, pruner {config.pruner}, seed {config.seed}")
+    for param in space.params:
+        echo(f"{param} is restricted to {in_words(space.distributions[param])}")
     if enqueued:
         echo(f"enqueued by --warm-start {warm_start}:")
     for params in enqueued[:number]:
@@ -253,7 +267,7 @@ def space(
         config = StudyConfig.for_budget(budget, depth=depths, width=widths, params=params)
         feasible, near = config.parameter_budget.feasible_share()
     except ValueError as error:
-        raise UsageError(f"{error}; see mnist-search space --help") from error
+        raise UsageError(f"{error}; mnist-search space --budget N shows its params") from error
     space = config.space
     if toml:
         echo(to_toml(space.distributions), nl=False)

@@ -72,10 +72,11 @@ def ui(
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", uri, "--artifacts-destination", config.artifact_root),
-        *("--workers", "1", "--allowed-hosts", hosts),
+        *("--workers", "1", "--allowed-hosts", hosts, "--uvicorn-opts", "--log-level warning"),
     ]
     sys.stderr.flush()
-    os.execv(sys.executable, command)  # noqa: S606 - signals must reach the server itself
+    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}  # the links stay visible
+    os.execve(sys.executable, command, quiet | os.environ)  # noqa: S606 - signals must reach the server
 
 
 def _check_port(port: int) -> None:

@@ -65,7 +65,9 @@ def trials(
         "architecture",
     )
     record = load_study(read.storage, study)
-    rows = [record.row(t) for t in record.trials if state in {None, t.state.lower()}]
+    rows = [
+        record.row(t) | {"params": dict(t.params)} for t in record.trials if state in {None, t.state.lower()}
+    ]
     column = sort or ("val_accuracy" if top else "number")
 
     def key(row: dict[str, Any]) -> tuple[bool, Any]:

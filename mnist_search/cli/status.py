@@ -82,10 +82,30 @@ def _last_start(record: StudyRecord) -> float:
 
 def _status(store: Store, name: str) -> dict[str, Any]:
     finals = _finals(store, name)
-    progress = finals and _finals_status(finals)
+    progress = None if finals is None else _finals_status(finals)
     if name == BASELINES:
         return {"finals": name} | (progress or {})
-    return study_status(_search(store, name)) | {"finals": progress}
+    record = _search(store, name)
+    if progress is not None:
+        progress |= _champion_status(store, record)
+    return study_status(record) | _interrupted(store, record) | {"finals": progress}
+
+
+def _interrupted(store: Store, record: StudyRecord) -> dict[str, int]:
+    """Trials that run, and those whose process has ended; the next run or resume trains them again."""
+    active = _active(store, record)
+    running = [trial.trial_id in active for trial in record.trials if trial.state == "RUNNING"]
+    return {"running": sum(running), "interrupted": len(running) - sum(running)}
+
+
+def _champion_status(store: Store, record: StudyRecord) -> dict[str, Any]:
+    """The champion of finished finals."""
+    from mnist_search.evaluation.champion import final_evaluation
+
+    final = final_evaluation(store, record)
+    if final is None:
+        return {"champion": None, "test_accuracy_mean": None}
+    return {"champion": final.task.name, "test_accuracy_mean": final.statistics.test_accuracy_mean}
 
 
 def _search(store: Store, name: str) -> StudyRecord:
@@ -147,15 +167,21 @@ def _watch(store: Store, name: str) -> None:
         _watch_trials(store, lambda: _finals(store, name) or finals, f"mnist-search {command}")
 
 
+def _active(store: Store, record: Record) -> set[int]:
+    """Ids of the trials that a process trains."""
+    from mnist_search.storage import leases
+
+    is_running = any(trial.state == "RUNNING" for trial in record.trials)
+    statuses = leases.statuses(store) if is_running else {}
+    return {trial_id for trial_id, status in statuses.items() if status == "active"}
+
+
 def _watch_trials(store: Store, read_record: Callable[[], Record], command: str) -> None:
     from mnist_search.execution.watch import watch
-    from mnist_search.storage import leases
     from mnist_search.storage.database import retry
 
     def read() -> tuple[Record, set[int]]:
         record = read_record()
-        is_running = any(trial.state == "RUNNING" for trial in record.trials)
-        statuses = leases.statuses(store) if is_running else {}
-        return record, {trial_id for trial_id, status in statuses.items() if status == "active"}
+        return record, _active(store, record)
 
     watch(lambda: retry(read), OutputConsole(), command)

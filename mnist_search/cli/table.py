@@ -16,6 +16,10 @@ SHORTEST_TEXT, SHORTEST_NAME = 20, 26
 """Widths to which a text, and a text in the first column, may be shortened."""
 
 
+LABELS = {"low": "95_% from", "high": "95_% to"}
+"""Headings of columns whose names do not say enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of formatted values; long values of a ``text`` column are shortened, others never."""
@@ -28,7 +32,7 @@ class Column:
     @property
     def label(self) -> str:
         """The heading, which may take several lines."""
-        return self.name.replace("_", " ")
+        return LABELS.get(self.name, self.name).replace("_", " ")
 
     @property
     def width(self) -> int:

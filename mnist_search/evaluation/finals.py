@@ -10,7 +10,7 @@ from statistics import mean
 from experiments import BASELINES
 from experiments.defaults import TRAINING
 from mnist_search.errors import NotFound, StudyConflict, UsageError
-from mnist_search.records import FinalsRecord, FinalTask, StudyRecord, TrialRecord
+from mnist_search.records import FinalsRecord, FinalTask, StudyRecord, TrialRecord, percent
 from mnist_search.storage import finals
 from mnist_search.storage.database import Store
 from mnist_search.storage.older_stores import OLD_REPRODUCTIONS
@@ -97,7 +97,15 @@ def announcement(tasks: Sequence[FinalTask], trials: Sequence[TrialRecord]) -> s
     if tasks[0].split:
         return f"{subject} trained again on the search's split; the better half by mean accuracy goes on"
     seeds = max(task.seed for task in tasks) + 1
-    return f"{subject} trained on all 60,000 images with {seeds} seeds, and evaluated on the test set"
+    text = f"{subject} trained on all 60,000 images with {seeds} seeds, and evaluated on the test set"
+    return f"{text}: {reason}" if (reason := _reason(names[0], trials)) and len(names) == 1 else text
+
+
+def _reason(name: str, trials: Sequence[TrialRecord]) -> str | None:
+    """Why a finalist is the champion: its repeated trainings; None without any."""
+    repeats = [t for t in trials if t.task and t.task.split and t.task.name == name]
+    accuracies = [percent(trial.val_accuracy) for trial in repeats]
+    return f"best mean validation accuracy (repeated: {', '.join(accuracies)})" if accuracies else None
 
 
 def val_accuracies(
@@ -173,6 +181,8 @@ def select_round(
     is_open = bool(last) and (not evaluated or any(trial.is_open for trial in last))
     stored = {trial.task.name for trial in last if trial.task}
     has_more_seeds = is_open and max(evaluated, default=0) >= seeds
+    if not stored:
+        return number + 1
     if stored == set(names) and not has_more_seeds and (is_open or not again):
         return number
     if is_open and not again:
@@ -180,12 +190,24 @@ def select_round(
             f"finals of {study!r} with other finalists or seeds are unfinished; pass the same "
             "--top and --seeds to continue them, or --again to start new ones"
         )
-    if stored and not again and stored.issuperset(names):
+    evaluated_names = {trial.task.name for trial in last if trial.task and not trial.task.split}
+    if not again and (stored.issuperset(names) or evaluated_names & set(names)):
         raise UsageError(
-            f"finalists of {study!r} were already evaluated on the test set; repeating it would "
+            f"finalists of {study!r} were already evaluated on the test set; repeating it with others would "
             f"select on test data. See `mnist-search finals {study}`, or pass --again"
         )
     return number + 1
+
+
+DEFAULT_TOP, DEFAULT_SEEDS = 5, 5
+
+
+def size_of_round(record: FinalsRecord | None) -> tuple[int, int]:
+    """Finalists and seeds of the last round; the defaults for what it does not have yet."""
+    last = record.of_round(record.rounds) if record else []
+    names = {trial.task.name for trial in last if trial.task}
+    seeds = [trial.task.seed for trial in last if trial.task and not trial.task.split]
+    return len(names) or DEFAULT_TOP, 1 + max(seeds) if seeds else DEFAULT_SEEDS
 
 
 def evaluates_all(trials: Sequence[TrialRecord]) -> bool:

@@ -22,6 +22,7 @@ from mnist_search.storage.tracked import TrackedStudy
 from mnist_search.tracking.config import Notify, TrackingConfig
 from mnist_search.tracking.models import CHAMPION, adopt_model, list_models, log_pt2, register, version_of
 from mnist_search.tracking.runs import set_tags
+from mnist_search.tracking.summary import CHAMPION_TAG, log_summary
 from mnist_search.tracking.sync import StudySync
 from mnist_search.training.model import load_network
 
@@ -52,48 +53,68 @@ def register_champion(
     study = TrackedStudy(store, name_of_finals(record.name))
     uri, folder = tracking_config.tracking_uri, resolve_data_dir(data_dir).absolute()
     sync = StudySync(study, tracking_config, folder, notify)
-    name, task = f"mnist-search-{record.config.budget}", evaluation.task
+    name = f"mnist-search-{record.config.budget}"
+    notify("writing the finals and the champion to MLflow")
     try:
         with study.lock(LOCK_SECONDS):
             sync.sync("FINISHED")
             run_id, client = sync.run_of(evaluation.final), sync.tracking.client
             version = version_of(client, name, run_id)
             if version is None or study.registered(uri) != run_id:
-                logged = [each for each in list_models(sync.tracking) if each.source_run_id == run_id]
-                model_id = adopt_model(sync.tracking, logged) or log_pt2(
-                    sync.tracking,
-                    run_id,
-                    load_network(task.architecture, evaluation.weights(store)),
-                    load_test(folder),
-                    name=name,
-                    step=task.training.epochs,
-                    tags={"study": record.name},
-                    evaluated_on="test images",
-                )
-                try:
-                    results = _verify(evaluation, uri, f"models:/{model_id}", folder)
-                except MnistSearchError:
-                    client.get_run(run_id)  # an unavailable server is reported as such
-                    raise
-                statistics = evaluation.statistics
-                means = {"n_seeds": statistics.n_seeds, "test_accuracy_mean": statistics.test_accuracy_mean}
-                tags = {"study": record.name, "seed": task.seed} | means | results
-                version = register(client, name, model_id, run_id, tags)
-                mean = percent(statistics.test_accuracy_mean)
-                champion = f"{task.name}: {mean} of the test images, mean of {statistics.n_seeds} seeds"
-                set_tags(sync.tracking, sync.tracking.parent_run_id, {"champion": champion})
+                version = _register(sync, evaluation, evaluation.weights(store), name, uri, folder)
                 study.remember_registered(uri, run_id)
             elif CHAMPION not in client.get_registered_model(name).aliases:
                 client.set_registered_model_alias(name, CHAMPION, version)
+            _write_statistics(sync, record, evaluation, name, version)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise Unavailable(
             "the finals are done, but the champion is not registered: MLflow is unavailable "
             f"({first_line(error)}); run the same command again"
         ) from error
     notify(
-        f"{name} version {version} is the champion: {task.name}, the finalist with the best validation accuracy; "
-        f"load it from models:/{name}@{CHAMPION}"
+        f"{name} version {version} is the champion: {evaluation.task.name}, the finalist with the best mean "
+        f"validation accuracy; load it from models:/{name}@{CHAMPION}"
     )
+
+
+def _register(
+    sync: StudySync, evaluation: FinalEvaluation, weights: bytes, name: str, uri: str, folder: Path
+) -> str:
+    """Log the model unless it is logged, verify it in a new process, and register it; its version."""
+    run_id, client, task = sync.run_of(evaluation.final), sync.tracking.client, evaluation.task
+    logged = [each for each in list_models(sync.tracking) if each.source_run_id == run_id]
+    study = sync.tracking.study
+    model_id = adopt_model(sync.tracking, logged) or log_pt2(
+        sync.tracking,
+        run_id,
+        load_network(task.architecture, weights),
+        load_test(folder),
+        name=name,
+        step=task.training.epochs,
+        tags={"study": study},
+        evaluated_on="test images",
+    )
+    try:
+        results = _verify(evaluation, uri, f"models:/{model_id}", folder)
+    except MnistSearchError:
+        client.get_run(run_id)  # an unavailable server is reported as such
+        raise
+    return register(client, name, model_id, run_id, {"study": study, "seed": task.seed} | results)
+
+
+def _write_statistics(
+    sync: StudySync, record: StudyRecord, evaluation: FinalEvaluation, name: str, version: str
+) -> None:
+    """Write the mean over the seeds, of which there may be more than before, to the version and the study's run."""
+    tracking, statistics = sync.tracking, evaluation.statistics
+    for tag in ("n_seeds", "test_accuracy_mean"):
+        tracking.client.set_model_version_tag(name, version, tag, str(getattr(statistics, tag)))
+    champion = (
+        f"{evaluation.task.name}: {percent(statistics.test_accuracy_mean)} of the test images, mean of "
+        f"{statistics.n_seeds} seeds"
+    )
+    set_tags(tracking, tracking.parent_run_id, {CHAMPION_TAG: champion})
+    log_summary(tracking, record)
 
 
 def _verify(evaluation: FinalEvaluation, tracking_uri: str, model_uri: str, folder: Path) -> dict[str, float]:

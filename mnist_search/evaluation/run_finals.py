@@ -22,6 +22,7 @@ from mnist_search.evaluation.finals import (
     next_tasks,
     reproductions,
     select_round,
+    size_of_round,
 )
 from mnist_search.evaluation.statistics import final_rows, seed_statistics
 from mnist_search.execution.config import RunConfig
@@ -39,14 +40,14 @@ class FinalsRequest:
     """Which finals to run.
 
     Attributes:
-        top: number of finalists.
-        seeds: number of seeds on the test set.
+        top: number of finalists; None for that of the last round, or 5.
+        seeds: number of seeds on the test set; None for that of the last round, or 5.
         evaluate_all: evaluate every finalist on the test set, not only the champion.
         again: as a new round.
     """
 
-    top: int = 5
-    seeds: int = 5
+    top: int | None = None
+    seeds: int | None = None
     evaluate_all: bool = False
     again: bool = False
 
@@ -99,18 +100,21 @@ def _run_stages(
     notify: Notify,
 ) -> tuple[Stop | None, list[TrialRecord]]:
     """Run the stages of ``next_tasks`` that are left; why they stopped early, and the trials that failed."""
-    best = finalists(record, request.top)
+    last = finals_of(store, record)
+    size = size_of_round(last)
+    top, seeds = request.top or size[0], request.seeds or size[1]
+    best = finalists(record, top)
+    if len(best) < top:
+        notify(f"only {len(best)} trial{' is' if len(best) == 1 else 's are'} complete: as many finalists")
     names = [finalist_name(trial) for trial in best]
-    number = select_round(finals_of(store, record), record.name, names, request.seeds, again=request.again)
+    number = select_round(last, record.name, names, seeds, again=request.again)
     finals = replace(config, study=name_of_finals(record.name))
     started = time.monotonic()
     while True:
         stored = finals_of(store, record)
         trials = stored.of_round(number) if stored else []
         evaluate_all = request.evaluate_all or evaluates_all(trials)
-        tasks = next_tasks(
-            record, best, trials, number=number, seeds=request.seeds, evaluate_all=evaluate_all
-        )
+        tasks = next_tasks(record, best, trials, number=number, seeds=seeds, evaluate_all=evaluate_all)
         if text := announcement(tasks, trials):
             notify(text)
         stop_conditions = config.stop_conditions.after(time.monotonic() - started)

@@ -68,13 +68,19 @@ def estimate(record: StudyRecord | FinalsRecord, running: Mapping[int, int], job
         waiting = [float(lengths[t.number]) for t in open_trials if t.number not in running]
     trained = sum(trial.epochs for trial in done) + sum(running.values())
     progress = Estimate(trained, sum(of_running) + sum(waiting))
-    seconds = _seconds_per_epoch(record.trials)
+    seconds = _seconds_per_epoch(_of_same_images(record))
     if seconds is None:
         return progress
     longest = _longest_job(of_running, waiting, jobs)
     return replace(
         progress, seconds_left=seconds * longest, seconds_running=seconds * max(of_running, default=0.0)
     )
+
+
+def _of_same_images(record: StudyRecord | FinalsRecord) -> Sequence[TrialRecord]:
+    """The trials with as many images per epoch as the last one; those of finals have two sizes."""
+    last = record.trials[-1].task if record.trials else None
+    return [t for t in record.trials if (t.task and t.task.split) == (last and last.split)]
 
 
 def _assumed_epochs(config: StudyConfig) -> list[int]:

@@ -103,15 +103,20 @@ class PlainReporter(ProgressReporter):
         words = [f"{label(self._record, event.number):9} {state:8}"]
         if trial and trial.is_finished:
             accuracy = trial.val_accuracy if trial.test_accuracy is None else trial.test_accuracy
-            words += [f"{percent(accuracy):>8}", f"{trial.num_params or 0:7,} parameters"]
-            words += [f"{trial.epochs:3} epochs", f"{trial.seconds or 0:5.0f} s"]
+            kind = "" if trial.task is None else " validation" if trial.task.split else " test"
+            words += [f"{percent(accuracy):>8}{kind}", f"{trial.num_params or 0:7,} parameters"]
+            words += [
+                f"{trial.epochs:3} epoch{'' if trial.epochs == 1 else 's'}",
+                f"{trial.seconds or 0:5.0f} s",
+            ]
             words += [f"{len(self._record.done)}/{self._record.n_trials}"]
         elif event.state == "WAITING":
             words.append(f"{self._trained(event.number)} trained epochs are lost")
-        if isinstance(self._record, StudyRecord) and (best := self._record.best):
-            words.append(f"best {percent(best.val_accuracy)} (trial {best.number})")
         if event.reason:
             words.append(event.reason)
+        if isinstance(self._record, StudyRecord) and (best := self._record.best):
+            is_new = best.number == event.number
+            words.append("new best" if is_new else f"best {percent(best.val_accuracy)} (trial {best.number})")
         return "  ".join(words)
 
     def _stop_line(self, stop: Stop) -> str:

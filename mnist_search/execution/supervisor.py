@@ -242,7 +242,7 @@ class Supervisor:
             self.sync.keep_running()
             self.poll()
         if self.signals < 2 and self.sync.start and not self.sync.ended:
-            text = "the latest results are not in MLflow yet; the next command writes them from the store"
+            text = "the latest results are not in MLflow yet; the next run, resume or finalize writes them from the store"
             self.reporter.handle(Message(text))
 
     @property

@@ -16,16 +16,27 @@ def error(accuracy: float) -> float:
     return max(100 * (1 - accuracy), LOWEST_ERROR)
 
 
+SHOWN_SHARE = 0.9
+"""Share of the points that an axis shows, the highest ones."""
+
+
 def accuracy_axis(
-    title: str, accuracies: Sequence[float], lowest: float = 0.98, highest: float = 0.998
+    title: str,
+    accuracies: Sequence[float],
+    lowest: float = 0.98,
+    highest: float = 0.998,
+    others: Sequence[float] = (),
 ) -> dict[str, Any]:
     """A plotly axis for values of ``error``; higher is more accurate.
 
-    It shows at least ``lowest`` to ``highest``, the best of ``accuracies`` and twice its error. A double click
-    shows this range again, *Autoscale* shows every point.
+    It shows at least ``lowest`` to ``highest``, the best of ``accuracies`` and twice its error, and
+    ``SHOWN_SHARE`` of the ``others``. A double click shows this range again, *Autoscale* shows every point.
     """
     best = error(max(accuracies, default=highest))
-    errors = min(100, max(error(lowest), 2 * best)), min(error(highest), 0.8 * best)
+    ordered = sorted(map(error, others))
+    shown = ordered[: ceil(SHOWN_SHARE * len(ordered))]
+    worst = max([error(lowest), 2 * best, *(1.05 * each for each in shown[-1:])])
+    errors = min(100, worst), min(error(highest), 0.8 * best)
     ticks = accuracy_ticks(*errors)
     return {
         "title": title,
@@ -34,6 +45,16 @@ def accuracy_axis(
         "tickvals": [100 - tick for tick in ticks],
         "ticktext": [f"{tick:g} %" for tick in ticks],
     }
+
+
+def add_note_of_hidden_points(figure: Any, accuracies: Sequence[float]) -> None:
+    """Add a note to a figure whose axis leaves out some of its points."""
+    limit = 10 ** figure.layout.yaxis.range[0]
+    hidden = sum(error(accuracy) > limit for accuracy in accuracies)
+    if hidden:
+        text = f"{hidden} point{'' if hidden == 1 else 's'} below {100 - limit:.3g} % not shown; Autoscale shows all"
+        place = {"x": 1, "y": 0, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
+        figure.add_annotation(**place, text=text, showarrow=False, font={"color": "#555", "size": 11})
 
 
 def accuracy_ticks(highest: float, lowest: float) -> list[float]:

@@ -25,11 +25,14 @@ from mnist_search.report.plots import accuracy_figure, as_html
 from mnist_search.report.result import study_result
 from mnist_search.report.study_plots import (
     COORDINATES,
+    COORDINATES_OF_FEW,
     curves_figure,
+    displayed_study,
     history_figure,
     importance_figure,
     importances,
     parallel_figure,
+    varying_params,
 )
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
@@ -99,15 +102,17 @@ def render_report(store: Store, study: str, data_dir: Path | None) -> str:
     finals = final_rows(store, record) or []
     has_templates = "fixed_params" in search_study.study.get_trials(deepcopy=False)[0].system_attrs
     result = study_result(store, record, finals, has_templates=has_templates)
-    shares = importances(search_study.study)
+    displayed = displayed_study(search_study.study)
+    shares = importances(displayed)
     return _template().render(
         record=record,
         result=result,
         finals=finals,
-        figures=_figures(store, search_study.study, record, shares),
+        figures=_figures(store, displayed, record, shares),
         params=record.config.space.describe(result.trial.params),
         blocks=blocks(result.config.architecture),
         notation=notation(result.config.architecture),
+        all_notations=_all_notations(record),
         drawing=drawing(result.config.architecture),
         version=__version__,
         today=time.strftime("%Y-%m-%d"),
@@ -124,7 +129,7 @@ def _template() -> Template:
 
 
 def _figures(store: Store, study: Study, record: StudyRecord, shares: dict[str, float]) -> dict[str, str]:
-    """The figures as HTML by name; importance and parallel coordinates only if params vary."""
+    """The figures as HTML by name; importance with enough trials, parallel coordinates if params vary."""
     rows = study_rows(store.url, [record]) + published_rows()
     figures = {
         "accuracy": accuracy_figure(record, rows),
@@ -133,8 +138,16 @@ def _figures(store: Store, study: Study, record: StudyRecord, shares: dict[str, 
     }
     if shares:
         figures["importance"] = importance_figure(shares)
-        figures["parallel"] = parallel_figure(study, list(shares)[:COORDINATES])
+    if coordinates := list(shares) or [name for name in COORDINATES_OF_FEW if name in varying_params(study)]:
+        figures["parallel"] = parallel_figure(study, coordinates[:COORDINATES])
     return {name: as_html(figure, with_script=name == "accuracy") for name, figure in figures.items()}
+
+
+def _all_notations(record: StudyRecord) -> list[tuple[str, str]]:
+    """The symbols of the networks of all complete trials."""
+    space = record.config.space
+    known = [t for t in record.ranked if space.architecture_params.keys() <= t.params.keys()]
+    return list({symbol: None for trial in known for symbol in notation(space.architecture(trial.params))})
 
 
 def _mistakes(store: Store, study: str, data_dir: Path | None) -> dict[str, Any]:

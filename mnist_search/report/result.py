@@ -81,8 +81,8 @@ def _test(final: FinalEvaluation) -> tuple[str, float, float | None, float | Non
     seeds = "one seed" if statistics.n_seeds == 1 else f"mean of {statistics.n_seeds} seeds"
     evidence = (
         f"Accuracy on the 10,000 test images, {seeds}, after the last of {statistics.epochs} epochs on all "
-        "60,000 training images. The test set was not used for selection: the finalist with the best mean "
-        "validation accuracy was evaluated."
+        "60,000 training images. The test set was not used for selection: the network is the finalist with the "
+        "best mean validation accuracy."
     )
     if statistics.low is not None:
         evidence += (
@@ -130,7 +130,7 @@ def finalize_command(record: StudyRecord, finals: Sequence[dict[str, Any]]) -> s
     words = ["mnist-search", "finalize", record.name]
     seeds = max(row["n_seeds"] + row["failed"] for row in finals)
     for name, number in (("--top", len(finals)), ("--seeds", seeds)):
-        words += [] if number == 5 else [name, str(number)]
+        words += [name, str(number)] if number not in {0, 5} else []  # 0: not yet evaluated
     words += ["--all"] if sum(row["n_seeds"] > 0 for row in finals) > 1 else []
     return shlex.join(words)
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import optuna
 from optuna import importance, visualization
+from optuna.distributions import FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from plotly import graph_objects
 
 from mnist_search.records import StudyRecord, TrialRecord, percent
-from mnist_search.report.axes import accuracy_axis, error_points
+from mnist_search.report.axes import accuracy_axis, add_note_of_hidden_points, error_points
 from mnist_search.report.plots import BEST_COLOR, TRIALS_COLOR
+from mnist_search.search.study import quiet_optuna
 
 HIGHLIGHTED = 5
 """Number of best trials whose learning curves have colors."""
@@ -23,7 +25,18 @@ HIGHLIGHTED = 5
 COORDINATES = 7
 """Number of params in the parallel coordinates: those with the highest importance."""
 
+COORDINATES_OF_FEW = ("depth", "width_1", "optimizer", "peak_lr", "schedule", "batch_size", "dropout")
+"""Params in the parallel coordinates of a study with too few trials for importances."""
+
+MIN_TRIALS = 10
+"""Complete trials below which the importance of a param is not estimated: its best tenth is less than one."""
+
+RATE, RATES = "peak_lr", ("sgd_lr", "adamw_lr")
+
 TRANSPARENT = "rgba(0,0,0,0)"
+
+LIGHTEST, LIGHTEST_RED = "rgb(158, 202, 225)", 158
+"""Color of the least accurate trials in the parallel coordinates, which Optuna draws white."""
 
 WORDS = {
     "depth": "blocks",
@@ -32,8 +45,7 @@ WORDS = {
     "pool_2": "second pooling",
     "dropout": "dropout rate",
     "dropout_per": "unit of dropout",
-    "sgd_lr": "learning rate, SGD",
-    "adamw_lr": "learning rate, AdamW",
+    "peak_lr": "learning rate, peak",
 }
 """Params whose names are not words already."""
 
@@ -53,14 +65,16 @@ def history_figure(record: StudyRecord) -> Any:
     figure = graph_objects.Figure()
     marker = {"symbol": "x-thin-open", "color": "#999", "size": 7}
     name = "pruned trials, after their last epoch"
-    figure.add_scatter(**_by_number(pruned), mode="markers", name=name, marker=marker)
+    if pruned:
+        figure.add_scatter(**_by_number(pruned), mode="markers", name=name, marker=marker)
     marker = {"color": TRIALS_COLOR, "size": 8}
     figure.add_scatter(**_by_number(complete), mode="markers", name="complete trials", marker=marker)
     numbers = [trial.number for trial in complete]
     line = {"shape": "hv", "color": BEST_COLOR}
     figure.add_scatter(x=numbers, **error_points(best), mode="lines", name="best so far", line=line)
     figure.update_traces(hovertemplate="trial %{x}<br>%{customdata:.2f} %<extra></extra>")
-    _lay_out(figure, "number of the trial", best)
+    every = [trial.val_accuracy or 0.0 for trial in (*complete, *pruned)]
+    _lay_out(figure, "number of the trial", best, every)
     return figure
 
 
@@ -82,7 +96,9 @@ def curves_figure(record: StudyRecord) -> Any:
         figure.add_scatter(**_curve(trial), name=name, line_width=3 if trial is best[0] else 1.5)
     hover = "%{text}, epoch %{x}<br>%{customdata:.2f} %<extra></extra>"
     figure.update_traces(mode="lines+markers", marker_size=4, hovertemplate=hover)
-    _lay_out(figure, "epoch", [trial.val_accuracy or 0.0 for trial in best], lowest=0.95)
+    every = [e.val_accuracy for t in record.slots for e in t.curve if e.val_accuracy is not None]
+    _lay_out(figure, "epoch", [trial.val_accuracy or 0.0 for trial in best], every, lowest=0.95)
+    figure.update_xaxes(dtick=max(1, round(record.config.space.epochs / 15)))
     return figure
 
 
@@ -95,25 +111,60 @@ def _curve(trial: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _lay_out(figure: Any, abscissa: str, accuracies: Sequence[float], lowest: float = 0.98) -> None:
+def _lay_out(
+    figure: Any, abscissa: str, accuracies: Sequence[float], every: Sequence[float], lowest: float = 0.98
+) -> None:
+    """Lay out a figure of ``every`` point, whose best are ``accuracies``."""
     figure.update_layout(
         template="plotly_white",
         xaxis_title=abscissa,
-        yaxis=accuracy_axis("validation accuracy (error in log scale)", accuracies, lowest),
+        yaxis=accuracy_axis("validation accuracy (error in log scale)", accuracies, lowest, others=every),
         legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         showlegend=True,
         height=520,
         margin={"t": 30, "l": 60, "r": 15},
         dragmode=False,
     )
+    add_note_of_hidden_points(figure, every)
+
+
+@quiet_optuna()
+def displayed_study(study: optuna.Study) -> optuna.Study:
+    """The complete trials with one learning rate, that of the trial's optimizer, in place of one per optimizer."""
+    displayed = optuna.create_study(direction="maximize")
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    rates = [_learning_rate(trial.params) for trial in complete]
+    known = [rate for rate in rates if rate is not None]
+    for trial, rate in zip(complete, rates, strict=True):
+        params = {name: value for name, value in trial.params.items() if name not in RATES}
+        distributions = {name: trial.distributions[name] for name in params}
+        if rate is not None and len(known) == len(complete):
+            params[RATE] = rate
+            distributions[RATE] = FloatDistribution(min(known), max(known), log=True)
+        displayed.add_trial(create_trial(value=trial.value, params=params, distributions=distributions))
+    return displayed
+
+
+def _learning_rate(params: Mapping[str, Any]) -> float | None:
+    """The rate of the optimizer; None in a study that does not search it."""
+    optimizers = [name for name in RATES if name in params]
+    if "optimizer" in params:
+        return params.get(f"{params['optimizer']}_lr")
+    return params[optimizers[0]] if len(optimizers) == 1 else None
+
+
+def varying_params(study: optuna.Study) -> list[str]:
+    """The params of which a study has tried several values."""
+    trials = study.get_trials(deepcopy=False)
+    names = trials[0].params if trials else ()
+    return [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Importance of the params that vary by PED-ANOVA, the highest first; none for fewer than two trials."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < 2:
+    """Importance of the params that vary by PED-ANOVA, the highest first; none for fewer than MIN_TRIALS trials."""
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < MIN_TRIALS:
         return {}
-    params = [name for name in complete[0].params if len({trial.params.get(name) for trial in complete}) > 1]
+    params = varying_params(study)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the evaluator is experimental
         evaluator = PedAnovaImportanceEvaluator()
@@ -148,6 +199,10 @@ def parallel_figure(study: optuna.Study, params: Sequence[str]) -> Any:
     """Optuna's parallel coordinates of these params, labeled in words."""
     figure = visualization.plot_parallel_coordinate(study, list(params), target_name="validation accuracy")
     labels = [param_words(name).replace(" ", "<br>", 1) for name in figure.layout.xaxis.ticktext]
+    for trace in figure.data:
+        color = str(trace.line.color)
+        if color.startswith("rgb(") and float(color[4:].split(",", maxsplit=1)[0]) > LIGHTEST_RED:
+            trace.line.color = LIGHTEST
     figure.update_layout(
         xaxis={"ticktext": labels, "tickangle": 0},
         title=None,

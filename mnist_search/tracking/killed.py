@@ -26,7 +26,9 @@ def end_runs_of_killed(
     notify: Notify,
     on_progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write to MLflow how a study of either kind has ended, if its runs are running there and no trial is.
+    """Write to MLflow how a study of either kind has ended, if no trial of it is running.
+
+    Nothing is written unless runs are running there, or runs are missing.
 
     The arguments are those of ``StudySync``; the store is open for writing, and need not have the study.
 
@@ -39,7 +41,7 @@ def end_runs_of_killed(
     tracked = TrackedStudy(store, name)
     with suppress(TryAgain), tracked.lock(LOCK_SECONDS):
         sync = StudySync(tracked, config, data_dir, notify, on_progress)
-        if not sync.has_running_runs():
+        if not sync.is_outdated():
             return
         TrialQueue(store, study).release_expired()
         record = tracked.record()

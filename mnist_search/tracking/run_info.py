@@ -18,7 +18,7 @@ def run_info(record: StudyRecord | FinalsRecord, trial: TrialRecord) -> RunInfo 
     """The values of a trial's run; None if its worker crashed before the params were suggested."""
     if isinstance(record, FinalsRecord):
         assert trial.task is not None
-        return final_run_info(trial.task)
+        return final_run_info(record.name.removesuffix(".finals"), trial.task)
     config = record.config
     if trial.num_params is None or not config.space.distributions.keys() <= trial.params.keys():
         return None
@@ -35,8 +35,9 @@ def run_info(record: StudyRecord | FinalsRecord, trial: TrialRecord) -> RunInfo 
     )
 
 
-def final_run_info(task: FinalTask) -> RunInfo:
-    """The values of a final trial's run."""
+def final_run_info(study: str, task: FinalTask) -> RunInfo:
+    """The values of a final trial's run; ``study`` is the name of the search, or ``baselines``."""
+    kind, round_ = "repeat" if task.split else "final", f" round {task.round}" if task.round > 1 else ""
     training = task.training
     params = {
         "name": task.name,
@@ -55,7 +56,7 @@ def final_run_info(task: FinalTask) -> RunInfo:
     }
     return RunInfo(
         role="final",
-        name=f"{'repeat' if task.split else 'final'} {task.name} seed {task.seed}",
+        name=f"{study} {kind} {task.name} seed {task.seed}{round_}",
         params=params,
         tags={},
         layer_table=task.architecture.layer_table(),

@@ -186,7 +186,7 @@ def _tags(values: Mapping[str, str | None]) -> list[RunTag]:
 
 def log_epochs(tracking: Tracking, run_id: str, trial: TrialRecord, written: int) -> None:
     """Log the epochs after the first ``written`` ones; repeated points are idempotent."""
-    prefix = "val" if trial.task is None or trial.task.split else "test"
+    prefix = "test" if trial.task else "val"
     epochs = trial.curve[written:]
     if rows := [metric for epoch in epochs for metric in epoch_metrics(epoch.to_dict(), prefix)]:
         tracking.client.log_batch(run_id, metrics=rows)
@@ -211,9 +211,14 @@ def end_run(tracking: Tracking, run_id: str, trial: TrialRecord, info: RunInfo, 
     last = trial.curve[-1] if trial.curve else EpochMetrics()
     metrics = [Metric("epochs", trial.epochs, milliseconds(trial.completed), last.epoch)]
     if trial.task and last.val_accuracy is None:  # evaluated after the last epoch only
-        names = ("val_accuracy", "val_loss") if trial.task.split else ("test_accuracy", "test_loss")
-        results = {name: value for name in names if (value := getattr(trial, name)) is not None}
-        metrics += epoch_metrics(results | {"epoch": last.epoch, "timestamp": last.timestamp})
+        results = {
+            "test_accuracy": trial.test_accuracy,
+            "test_loss": trial.test_loss,
+            "repeat_val_accuracy": trial.val_accuracy,  # not among the trials' in charts
+            "repeat_val_loss": trial.val_loss,
+        }
+        known = {name: value for name, value in results.items() if value is not None}
+        metrics += epoch_metrics(known | {"epoch": last.epoch, "timestamp": last.timestamp})
     tracking.client.log_batch(run_id, metrics, tags=_tags(tags))
     tracking.client.set_terminated(run_id, STATUS[trial.state], milliseconds(trial.completed))
 

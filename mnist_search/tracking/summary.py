@@ -7,8 +7,13 @@ import io
 
 from mlflow.entities import Metric
 
-from mnist_search.records import StudyRecord, percent
+from mnist_search.records import State, StudyRecord, percent
 from mnist_search.tracking.runs import Tracking, epoch_metrics, milliseconds, set_tags
+
+CHAMPION_TAG = "champion"
+"""Tag of the parent run: the champion and its test accuracy in words."""
+
+FINAL_STATES: tuple[State, ...] = ("COMPLETE", "PRUNED", "FAIL")
 
 NOTE_ROWS = 20
 TABLE_HEADER = "| # | trial | validation | parameters | architecture |\n|--:|--:|--:|--:|:--|"
@@ -62,19 +67,21 @@ def series(record: StudyRecord) -> list[Metric]:
 def log_summary(tracking: Tracking, record: StudyRecord) -> None:
     """Log the note and the progress to the parent run; repeated calls change nothing."""
     best = record.best
+    champion = tracking.client.get_run(tracking.parent_run_id).data.tags.get(CHAMPION_TAG)
     tags = {
-        "mlflow.note.content": study_note(record),
+        "mlflow.note.content": study_note(record, champion),
         "trials": f"{len(record.done)}/{record.n_trials}",
         "best_trial": str(best.number) if best else "",
     }
     set_tags(tracking, tracking.parent_run_id, tags)
 
 
-def study_note(record: StudyRecord) -> str:
-    """Progress and leaderboard as Markdown."""
+def study_note(record: StudyRecord, champion: str | None = None) -> str:
+    """Progress, champion of the final evaluation and leaderboard as Markdown."""
     config, best = record.config, record.best
     states = [trial.state for trial in record.done]
-    counts = ", ".join(f"{states.count(s)} {s.lower()}" for s in ("COMPLETE", "PRUNED", "FAIL"))
+    complete, pruned, failed = (states.count(state) for state in FINAL_STATES)
+    counts = f"{complete} complete, {pruned} pruned, {failed} failed"
     note = (
         f"**{record.name}**: networks of at most {config.budget:,} parameters, "
         f"{config.space.epochs} epochs, {config.train_images:,} training and "
@@ -82,6 +89,8 @@ def study_note(record: StudyRecord) -> str:
         f"{len(states)} of {record.n_trials} trials done ({counts}), {record.trained_epochs} epochs "
         f"trained, {record.rejected} over-budget proposals rejected.\n"
     )
+    if champion:
+        note += f"\nChampion of the final evaluation: {champion}.\n"
     if best is None:
         return note
     rows = [
@@ -90,7 +99,7 @@ def study_note(record: StudyRecord) -> str:
         for rank, t in enumerate(record.ranked[:NOTE_ROWS], 1)
     ]
     return note + (
-        f"\nBest: trial {best.number}, validation accuracy {percent(best.val_accuracy)}, "
+        f"\nBest of the search: trial {best.number}, validation accuracy {percent(best.val_accuracy)}, "
         f"{best.num_params:,} parameters.\n\n{TABLE_HEADER}\n" + "\n".join(rows)
     )
 

@@ -101,12 +101,14 @@ class StudySync:
         """The run of a trial, after ``sync``."""
         return self._runs[trial.number].run_id
 
-    def has_running_runs(self) -> bool:
-        """Whether MLflow shows a run of the study as running."""
+    def is_outdated(self) -> bool:
+        """Whether MLflow shows a run of the study as running, or lacks runs of trained trials."""
         tracking, is_search = self.tracking, self._study.is_search
         found = runs.list_runs(tracking, self._study.uid, "trial" if is_search else "final")
-        found += [tracking.client.get_run(tracking.parent_run_id)] if is_search else []
-        return any(run.info.status == "RUNNING" and not runs.is_deleted(run) for run in found)
+        active = [run for run in found if not runs.is_deleted(run)]
+        trained = [trial for trial in self._study.record().trials if trial.is_finished and trial.curve]
+        parent = [tracking.client.get_run(tracking.parent_run_id)] if is_search else []
+        return len(active) < len(trained) or any(run.info.status == "RUNNING" for run in active + parent)
 
     def reset(self) -> None:
         """Forget what MLflow has, after an error or before the last pass: the next pass reads it."""

@@ -21,11 +21,12 @@ from mnist_search.evaluation.finals import (
     reproductions,
     select_champion,
     select_round,
+    size_of_round,
 )
 from mnist_search.evaluation.statistics import final_rows
 from mnist_search.search.study import SearchStudy, quiet_optuna
 
-ALREADY_EVALUATED = "were already evaluated on the test set; repeating it would select on test data"
+ALREADY_EVALUATED = "were already evaluated on the test set; repeating it with others would select on test"
 
 
 @pytest.fixture
@@ -150,7 +151,8 @@ def test_stage_is_announced_until_it_is_finished(store, record):
 
     assert announcement(repeats, trials) is None
     assert announcement(tasks_of(record, 1, 3), trials) == (
-        "trial 2 is trained on all 60,000 images with 3 seeds, and evaluated on the test set"
+        "trial 2 is trained on all 60,000 images with 3 seeds, and evaluated on the test set: "
+        "best mean validation accuracy (repeated: 90.00 %)"
     )
 
 
@@ -183,10 +185,11 @@ def test_unfinished_finals_continue_and_other_finalists_are_refused(store, recor
 def test_finished_finals_are_repeated_only_with_again(store, record):
     finish_finals(store, record, [0.99] * 4, top=2, seeds=2)
 
-    with pytest.raises(UsageError, match=ALREADY_EVALUATED):
-        selected(store, record, top=1, seeds=9)
+    for top in (1, 3):
+        with pytest.raises(UsageError, match=ALREADY_EVALUATED):
+            selected(store, record, top=top, seeds=9)
     assert selected(store, record, top=2, seeds=2) == 1  # nothing is left to train
-    assert selected(store, record, top=3, seeds=2) == 2
+    assert selected(store, record, top=3, seeds=2, again=True) == 2
     assert selected(store, record, top=2, seeds=2, again=True) == 2
 
     open_finals(store, record).add(tasks_of(record, 2, 2, number=2))
@@ -194,6 +197,30 @@ def test_finished_finals_are_repeated_only_with_again(store, record):
     for again in (True, False):
         assert selected(store, record, top=2, seeds=2, again=again) == 2
     assert len(open_finals(store, record).record().current) == 8
+
+
+def test_finalists_of_a_later_search_are_a_new_round(store, study_config):
+    search_study = SearchStudy.open_or_create(store, "study", study_config, 4)
+    for accuracy in (0.98, 0.97):
+        complete_trial(search_study, accuracy)
+    finish_finals(store, search_study.record(), [0.99], top=1, seeds=1)
+    complete_trial(search_study, 0.99)
+
+    assert selected(store, search_study.record(), top=1, seeds=1) == 2
+    with pytest.raises(UsageError, match=ALREADY_EVALUATED):
+        selected(store, search_study.record(), top=2, seeds=1)
+
+
+def test_options_that_are_not_given_are_those_of_the_last_round(store, record):
+    assert size_of_round(finals_of(store, record)) == (5, 5)
+    finals = open_finals(store, record)
+    finals.add(tasks_of(record, 2, 1, evaluate_all=False))
+    assert size_of_round(finals.record()) == (2, 5)  # its final trials are not known yet
+    for _ in range(2):
+        finish_final(finals, 0.9)
+    finals.add(tasks_of(record, 2, 3, finals.record().of_round(1), evaluate_all=False))
+
+    assert size_of_round(finals.record()) == (2, 3)
 
 
 def test_seeds_are_added_to_finished_finals(store, record):
@@ -215,7 +242,7 @@ def test_waiting_finals_of_an_abandoned_round_are_not_trained(store, record):
 
     claims = [finals.claim() for _ in range(3)]
     assert [claim and claim.trial.user_attrs["task"]["round"] for claim in claims] == [2, 2, None]
-    assert (len(finals.record().done), finals.record().n_trials) == (1, 3)
+    assert (len(finals.record().done), finals.record().n_trials) == (0, 2)
 
 
 def test_failed_finals_are_added_again_and_diverged_ones_are_not(store, record):

@@ -304,7 +304,7 @@ def test_parent_run_has_the_summary_of_the_study(search_study, sync, client):
     (parent,) = runs_in(client, "study")
     note = parent.data.tags["mlflow.note.content"]
     trial = search_study.record().trials[0]
-    assert "2 of 10 trials done (1 complete, 1 pruned, 0 fail)" in note
+    assert "2 of 10 trials done (1 complete, 1 pruned, 0 failed)" in note
     assert f"| 1 | 0 | 93.00 % | {trial.num_params:,} |" in note
     assert parent.data.metrics["best_val_accuracy"] == 0.93
     assert (parent.data.tags["trials"], parent.info.status) == ("2/10", "KILLED")

@@ -45,7 +45,7 @@ def test_finals_are_runs_of_role_final_below_the_parent_run_of_the_search(
     assert (run.data.params["optimizer"], run.data.params["schedule"]) == ("adam", "plateau")
     contexts = [tag.value for data in run.inputs.dataset_inputs for tag in data.tags]
     assert sorted(contexts) == ["testing", "training"]
-    assert run.info.run_name == "final trial 3 seed 0"
+    assert run.info.run_name == "s final trial 3 seed 0"
     assert points(client, run.info.run_id, "test_accuracy") == [(2, 0.93)]
     assert points(client, run.info.run_id, "test_loss") == [(2, 0.2)]
     assert not any(name.startswith("val_") for name in run.data.metrics)
@@ -71,11 +71,11 @@ def test_repeated_training_has_a_validation_accuracy_and_no_test_images(finals, 
     make_sync(finals.name).sync()
 
     (run,) = runs_in(client, "final")
-    assert run.info.run_name == "repeat trial 3 seed 100"
+    assert run.info.run_name == "s repeat trial 3 seed 100"
     assert run.data.params["evaluated_on"] == "validation images"
-    assert points(client, run.info.run_id, "val_accuracy") == [(2, 0.93)]
-    assert points(client, run.info.run_id, "val_loss") == [(2, 0.2)]
-    assert not any(name.startswith("test_") for name in run.data.metrics)
+    assert points(client, run.info.run_id, "repeat_val_accuracy") == [(2, 0.93)]
+    assert points(client, run.info.run_id, "repeat_val_loss") == [(2, 0.2)]
+    assert not any(name.startswith(("test_", "val_")) for name in run.data.metrics)
     contexts = [tag.value for data in run.inputs.dataset_inputs for tag in data.tags]
     assert contexts == ["training"]
 
