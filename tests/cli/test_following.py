@@ -12,6 +12,7 @@ import sys
 import threading
 
 import pytest
+import sqlalchemy as sa
 from finished import finish_final, finish_finals
 from optuna.trial import TrialState
 from tracked_trials import epoch_metrics, final_task, start, train
@@ -21,6 +22,7 @@ from mnist_search.cli.table import Column, fitting_columns
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 from mnist_search.storage.finals import BASELINE_FINALS, FinalsStudy
+from mnist_search.storage.tables import leases
 
 STATES = ["COMPLETE", "PRUNED", "FAIL", "COMPLETE", "RUNNING", "WAITING"]
 
@@ -186,6 +188,34 @@ def test_status_shows_the_trials_of_reproduce(cli, study):
         "waiting": 1,
     }
     assert json.loads(out) == expected
+
+
+def test_status_tells_a_running_trial_from_an_interrupted_one(cli, study):
+    _, out, _ = cli("status", "budget-1500", "--format", "json")
+    assert (json.loads(out)["running"], json.loads(out)["interrupted"]) == (1, 0)
+
+    with study._store.engine.begin() as connection:
+        connection.execute(sa.update(leases).values(process_started=1.0))  # its process has ended
+
+    _, out, _ = cli("status", "budget-1500", "--format", "json")
+    assert (json.loads(out)["running"], json.loads(out)["interrupted"]) == (0, 1)
+
+
+def test_trials_and_best_show_the_latest_study_and_every_param(cli, study):
+    _, out, _ = cli("trials", "--format", "json")
+    _, named, _ = cli("trials", "budget-1500", "--format", "json")
+    _, best, _ = cli("best", "--format", "json")
+
+    assert out == named
+    assert json.loads(out)[3]["params"] == study.study.trials[3].params
+    assert (json.loads(best)["study"], json.loads(best)["number"]) == ("budget-1500", 3)
+
+
+@pytest.mark.usefixtures("study")
+def test_explain_has_a_legend_of_the_network(cli):
+    _, out, _ = cli("explain", "budget-1500", "3")
+
+    assert "linear layer with N outputs)" in " ".join(out.split())
 
 
 def test_quiet_prints_the_result_only(cli, study):

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 import torch
-from finished import complete_trial, finish_finals
+from finished import complete_trial, finish_final, finish_finals, open_finals
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save
@@ -25,6 +25,7 @@ from tracked_trials import runs_in
 from mnist_search.data.dataset import load_test
 from mnist_search.errors import MnistSearchError, Unavailable
 from mnist_search.evaluation.champion import final_evaluation
+from mnist_search.evaluation.finals import finalists, next_tasks
 from mnist_search.evaluation.registry import register_champion
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.tracked import TrackedStudy
@@ -94,17 +95,17 @@ def logged_models(client):
     return client.search_logged_models([client.get_experiment_by_name("experiment").experiment_id])
 
 
-CHAMPION_LINE = (
-    "mnist-search-1500 version 1 is the champion: trial 0, the finalist with the best validation accuracy; "
-    "load it from models:/mnist-search-1500@champion"
-)
+CHAMPION_LINES = """\
+writing the finals and the champion to MLflow
+mnist-search-1500 version 1 is the champion: trial 0, the finalist with the best mean validation accuracy; \
+load it from models:/mnist-search-1500@champion""".splitlines()
 
 
 def test_verified_champion_is_registered_once(search_study, store, register, client, mnist_dir):
     task, accuracy = finish_one_final(search_study, store, mnist_dir)
 
     for _ in range(2):
-        assert register() == [CHAMPION_LINE]
+        assert register() == CHAMPION_LINES
 
     version = champion_of(client)
     assert version.tags["parameters"] == str(task.architecture.num_params())
@@ -115,12 +116,31 @@ def test_verified_champion_is_registered_once(search_study, store, register, cli
     assert [str(model.status) for model in logged_models(client)] == ["READY"]
 
 
+def test_added_seeds_change_the_mean_of_the_registered_version(
+    search_study, store, register, client, mnist_dir
+):
+    _, accuracy = finish_one_final(search_study, store, mnist_dir)
+    register()
+    record = search_study.record()
+    finals = open_finals(store, record)
+    finals.add(next_tasks(record, finalists(record, 1), [], number=1, seeds=2, evaluate_all=False))
+    finish_final(finals, accuracy - 0.01)
+
+    assert register() == CHAMPION_LINES
+
+    tags = champion_of(client).tags
+    assert (tags["n_seeds"], float(tags["test_accuracy_mean"])) == ("2", pytest.approx(accuracy - 0.005))
+    (parent,) = runs_in(client, "study")
+    assert parent.data.tags["champion"].endswith("mean of 2 seeds")
+    assert parent.data.tags["champion"] in parent.data.tags["mlflow.note.content"]
+
+
 def test_deleted_alias_is_set_again(search_study, store, register, client, mnist_dir):
     finish_one_final(search_study, store, mnist_dir)
     register()
     client.delete_registered_model_alias("mnist-search-1500", "champion")
 
-    assert register() == [CHAMPION_LINE]
+    assert register() == CHAMPION_LINES
 
     assert champion_of(client).version in {1, "1"}
 
@@ -130,7 +150,7 @@ def test_deleted_version_is_registered_again(search_study, store, register, clie
     register()
     client.delete_registered_model("mnist-search-1500")
 
-    assert register() == [CHAMPION_LINE]
+    assert register() == CHAMPION_LINES
 
     assert len(logged_models(client)) == 1
 
@@ -191,7 +211,7 @@ def test_interrupted_registration_prints_how_to_continue(
     assert process.returncode == 130, err
     assert "trial 0" in out
     assert err.splitlines()[-1] == f"stopped: SIGINT; continue with: mnist-search {' '.join(arguments)}"
-    assert register() == [CHAMPION_LINE]
+    assert register() == CHAMPION_LINES
 
 
 def synced_run(store, tracking_config, mnist_dir):
@@ -266,4 +286,4 @@ def test_champion_is_not_registered_while_mlflow_is_unavailable(search_study, st
     unreachable = make_tracking_config("http://127.0.0.1:9", "experiment")
 
     with pytest.raises(Unavailable, match="the finals are done, but the champion is not registered"):
-        register_champion(store, search_study.record(), unreachable, mnist_dir, pytest.fail)
+        register_champion(store, search_study.record(), unreachable, mnist_dir, lambda _: None)

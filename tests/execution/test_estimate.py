@@ -47,6 +47,25 @@ def test_without_a_pruner_every_trial_takes_its_epochs():
     assert (result.seconds_left, result.seconds_running) == (400.0, 100.0)
 
 
+def test_epochs_of_repeated_trainings_do_not_predict_those_of_finals():
+    recipe = BASELINES["seed-001"]
+    task = FinalTask(
+        name="trial 1", seed=0, architecture=recipe.architecture, training=replace(recipe.training, epochs=4)
+    )
+    repeat = replace(task, seed=100, split=(3000, 1000, 0))
+    trials = [
+        trial(0, "COMPLETE", 4, seconds=1.0, task=repeat),
+        trial(1, "RUNNING", 0, task=task),
+        trial(2, "WAITING", 0, task=replace(task, seed=1)),
+    ]
+    record = FinalsRecord(name="s.finals", uid="u", trials=trials)
+    assert estimate(record, {1: 0}, jobs=1).seconds_left is None
+
+    trials[1] = trial(1, "RUNNING", 1, seconds=20.0, task=task)
+
+    assert estimate(replace(record, trials=trials), {1: 1}, jobs=1).seconds_left == 140.0
+
+
 def test_jobs_share_the_trials_and_the_longest_job_counts():
     record = study([trial(0, "COMPLETE", 15)], n_trials=4)
 

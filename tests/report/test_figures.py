@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import log10
+
+import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
 
 from experiments import StudyConfig
 from mnist_search.records import EpochMetrics, StudyRecord, TrialRecord
@@ -10,10 +16,15 @@ from mnist_search.report.comparison import published_rows
 from mnist_search.report.plots import accuracy_figure
 from mnist_search.report.study_plots import (
     HIGHLIGHTED,
+    MIN_TRIALS,
     curves_figure,
+    displayed_study,
     history_figure,
     importance_figure,
+    importances,
+    parallel_figure,
     param_words,
+    varying_params,
 )
 
 
@@ -81,6 +92,65 @@ def test_learning_curves_of_a_large_study_have_few_traces(record):
     figure = curves_figure(StudyRecord(name="s", uid="u", trials=many, config=record.config, n_trials=500))
 
     assert len(figure.data) == HIGHLIGHTED + 1
+
+
+def test_axis_shows_nine_of_ten_points_and_says_what_it_leaves_out(record):
+    assert history_figure(record).layout.yaxis.range[0] == pytest.approx(log10(1.05 * 40))
+    assert not history_figure(record).layout.annotations
+
+    trials = [*(trial(number, 0.96) for number in range(20)), trial(20, 0.6, "PRUNED", 1)]
+    figure = curves_figure(replace(record, trials=trials))
+
+    (note,) = figure.layout.annotations
+    assert note.text == "1 point below 95 % not shown; Autoscale shows all"
+
+
+def finished_study(n, rates):
+    """A study whose trials have the learning rates of two optimizers, and one that is complete with one rate."""
+    study = optuna.create_study(direction="maximize")
+    for number in range(n):
+        optimizer = "sgd" if number % 2 else "adamw"
+        study.add_trial(
+            create_trial(
+                value=number / n,
+                params={
+                    "optimizer": optimizer,
+                    "sgd_lr": rates[0],
+                    "adamw_lr": rates[1],
+                    "depth": number % 3,
+                },
+                distributions={
+                    "optimizer": CategoricalDistribution(("sgd", "adamw")),
+                    "sgd_lr": FloatDistribution(0.01, 1.0, log=True),
+                    "adamw_lr": FloatDistribution(0.001, 0.1, log=True),
+                    "depth": IntDistribution(0, 3),
+                },
+            )
+        )
+    return study
+
+
+def test_displayed_trials_have_the_learning_rate_of_their_optimizer():
+    displayed = displayed_study(finished_study(4, (0.2, 0.02)))
+
+    assert [trial.params["peak_lr"] for trial in displayed.trials] == [0.02, 0.2, 0.02, 0.2]
+    assert varying_params(displayed) == ["optimizer", "depth", "peak_lr"]
+    assert [trial.value for trial in displayed.trials] == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("n", [MIN_TRIALS - 1, MIN_TRIALS])
+def test_importance_needs_ten_complete_trials(n):
+    shares = importances(displayed_study(finished_study(n, (0.2, 0.02))))
+
+    assert bool(shares) is (n >= MIN_TRIALS)
+
+
+def test_least_accurate_line_of_the_parallel_coordinates_is_visible():
+    figure = parallel_figure(displayed_study(finished_study(5, (0.2, 0.02))), ["depth", "peak_lr"])
+
+    colors = [trace.line.color for trace in figure.data if trace.line.color]
+    assert len(colors) >= 5
+    assert not any(color.startswith("rgb(2") for color in colors)
 
 
 def test_params_are_named_in_words(record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 from support import MLFLOW_WARNINGS
-from tracked_trials import final_task, runs_in, start, train
+from tracked_trials import final_task, runs_in, start, train, train_final
 
 from mnist_search.storage.finals import FinalsStudy, finals_uid, name_of_finals
 from mnist_search.storage.tables import leases
@@ -53,6 +53,19 @@ def test_runs_of_killed_finals_are_ended(search_study, store, make_sync, client,
 
     assert runs_in(client, "final") == []
     assert [trial.state for trial in finals.record().trials] == ["WAITING"]
+
+
+def test_finals_that_mlflow_lacks_are_written(search_study, store, make_sync, client, end_runs):
+    train(search_study)
+    make_sync().sync("FINISHED")
+    finals = FinalsStudy.open_or_create(store, name_of_finals("s"), finals_uid(search_study.record().uid))
+    finals.add([final_task()])
+    train_final(finals)
+
+    end_runs("s.finals")
+
+    assert [run.info.status for run in runs_in(client, "final")] == ["FINISHED"]
+    assert not make_sync("s.finals").is_outdated()
 
 
 def test_running_search_is_left_alone(search_study, make_sync, client, end_runs):
