@@ -102,7 +102,7 @@ def test_axis_shows_nine_of_ten_points_and_says_what_it_leaves_out(record):
     figure = curves_figure(replace(record, trials=trials))
 
     (note,) = figure.layout.annotations
-    assert note.text == "1 point below 95 % not shown; Autoscale shows all"
+    assert note.text == "1 point below 92 % not shown; Autoscale shows all"
 
 
 def finished_study(n, rates):
