@@ -148,3 +148,24 @@ def in_words(distribution: BaseDistribution) -> str:
     if distribution.log:
         return f"{values} on a log scale"
     return values if distribution.step in {None, 1} else f"{values} in steps of {distribution.step:g}"
+
+
+def invalid_params(distributions: Mapping[str, BaseDistribution], params: Mapping[str, Any]) -> str | None:
+    """The params whose values are outside of their ranges, in words; None without one.
+
+    Names that the distributions lack are ignored, as Optuna ignores them in an enqueued trial.
+    """
+    known = {name: value for name, value in params.items() if name in distributions}
+    wrong = [
+        f"{name} takes {in_words(distributions[name])}, not {value!r}"
+        for name, value in known.items()
+        if not _contains(distributions[name], value)
+    ]
+    return "; ".join(wrong) or None
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))  # noqa: SLF001
+    except (ValueError, TypeError):
+        return False

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from experiments import StudyConfig
 from mnist_search.errors import UsageError
 from search_space import SearchSpace, TrialConfig
-from search_space.ranges import range_of
+from search_space.ranges import invalid_params, range_of
 
 DRAWS_PER_TRIAL = 100
 """Random draws of a finite space, per requested trial; some configurations are drawn less often than others."""
@@ -27,7 +27,8 @@ class EarlierConfigs:
         self._by_count: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for trial in trials:
             params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if space.distributions.keys() <= params.keys():
+            is_valid = invalid_params(space.distributions, params) is None
+            if is_valid and space.distributions.keys() <= params.keys():
                 count = trial.user_attrs.get("num_params") or space.architecture(params).num_params()
                 self._by_count[count].append(params)
 

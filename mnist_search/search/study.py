@@ -23,9 +23,10 @@ from mnist_search.storage import studies
 from mnist_search.storage.database import Store, retry
 from mnist_search.storage.finals import SUFFIX
 from mnist_search.storage.leases import ProcessIdentity
-from mnist_search.storage.queue import Claim, TrialQueue
+from mnist_search.storage.queue import Claim, InvalidTrial, TrialQueue
 from mnist_search.storage.studies import CONFIG_ATTR, KIND_ATTR, N_TRIALS_ATTR, UID_ATTR
 from search_space import Architecture
+from search_space.ranges import invalid_params
 from search_space.space import without_range_of_depth
 
 DEFAULT_TRIALS = 50
@@ -135,8 +136,15 @@ class SearchStudy:
         return self.queue.claim(self._suggest_params)
 
     def _suggest_params(self, trial: Trial) -> None:
-        """Let the sampler suggest every param; those of an earlier attempt are kept."""
+        """Let the sampler suggest every param; those of an earlier attempt are kept.
+
+        Raises:
+            InvalidTrial: a value with which the trial was enqueued is not one of the space.
+        """
         trials = self.study.get_trials(deepcopy=False)
+        fixed = next(t for t in trials if t.number == trial.number).system_attrs.get("fixed_params", {})
+        if wrong := invalid_params(self.config.space.distributions, fixed):
+            raise InvalidTrial(f"it was enqueued with {wrong}")
         if self._sampler and not self._has_proposed:
             # Every process has the same copy of a sampler object, whose draws it must not repeat.
             if any(t.params for t in trials):

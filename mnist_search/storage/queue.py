@@ -45,6 +45,10 @@ class LostLease(Exception):
     """The lease expired, and the trial was requeued or claimed by another worker."""
 
 
+class InvalidTrial(Exception):
+    """A trial was enqueued with values that the space does not have; it fails, and the others go on."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A trial that this worker has claimed; ``owner`` identifies its lease and the attempt."""
@@ -71,25 +75,30 @@ class TrialQueue:
     def claim(self, propose: Callable[[Trial], None] | None = None) -> Claim | None:
         """Claim a released trial, else an enqueued one, else a new one; None without a free slot.
 
-        ``propose`` suggests every param of the trial, while no other worker can claim. Without it, only
-        trials that were added to the study are claimed.
+        ``propose`` suggests every param of the trial, while no other worker can claim. A trial for which it
+        raises InvalidTrial fails. Without it, only trials that were added to the study are claimed.
         """
         versions = software()
         with self._store.lock("claim"):
             self._release_expired()
-            trial = self._next_trial(may_add=propose is not None)
-            if trial is None:
-                return None
-            claim = Claim(trial, id_of(trial), uuid.uuid4().hex)
-            self._incomplete.add(claim.owner)
-            changes = leases.replacement(self._store, claim.trial_id, claim.owner, self._supervisor)
-            attributes = {ATTEMPT_ATTR: claim.owner, VERSION_ATTR: __version__, SOFTWARE_ATTR: versions}
-            self._execute(changes + _attribute_changes(claim.trial_id, attributes))
-            if propose is not None:
-                propose(trial)
-            self._incomplete.remove(claim.owner)
-            logger.info("claimed trial %d", trial.number)
-            return claim
+            while trial := self._next_trial(may_add=propose is not None):
+                claim = Claim(trial, id_of(trial), uuid.uuid4().hex)
+                self._incomplete.add(claim.owner)
+                changes = leases.replacement(self._store, claim.trial_id, claim.owner, self._supervisor)
+                attributes = {ATTEMPT_ATTR: claim.owner, VERSION_ATTR: __version__, SOFTWARE_ATTR: versions}
+                self._execute(changes + _attribute_changes(claim.trial_id, attributes))
+                try:
+                    if propose is not None:
+                        propose(trial)
+                except InvalidTrial as error:
+                    attributes = {"reason": f"invalid: {error}"}
+                    self._end_attempt(claim.trial_id, TrialState.FAIL, claim, attributes=attributes)
+                    self._incomplete.remove(claim.owner)
+                    continue
+                self._incomplete.remove(claim.owner)
+                logger.info("claimed trial %d", trial.number)
+                return claim
+            return None
 
     def _next_trial(self, *, may_add: bool) -> Trial | None:
         trials = self._study.get_trials(deepcopy=False)

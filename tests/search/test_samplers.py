@@ -244,8 +244,9 @@ def test_every_pruner_prunes_over_the_budget(name):
     assert not pruner.prune(study, within)
 
 
-def test_default_pruner_prunes_no_trial_in_its_first_third():
-    study = optuna.create_study(direction="maximize", pruner=pruner_for(CONFIG))
+def test_asha_prunes_no_trial_in_its_first_third():
+    pruner = pruner_for(replace(CONFIG, pruner="asha"))
+    study = optuna.create_study(direction="maximize", pruner=pruner)
     for number, accuracy in enumerate((0.9, 0.8, 0.7)):
         study.sampler = sampler_for_trial(CONFIG, number)
         trial = study.ask(CONFIG.space.distributions)

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 import sqlalchemy as sa
@@ -323,6 +324,41 @@ def test_enqueued_trial_is_claimed_before_a_new_one_and_takes_a_slot(search_stud
     assert claim.trial.params["depth"] == 3
     finish(search_study, claim)
     assert run_to_the_end(search_study) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"depth": "bad"}, "invalid: it was enqueued with depth takes 3 to 7, not 'bad'"),
+        ({"depth": 99}, "invalid: it was enqueued with depth takes 3 to 7, not 99"),
+        ({"optimizer": "lion"}, "invalid: it was enqueued with optimizer takes sgd, adamw, not 'lion'"),
+        ({"sgd_lr": None}, "invalid: it was enqueued with sgd_lr takes 0.01 to 0.4"),
+    ],
+)
+def test_trial_enqueued_with_values_outside_the_space_fails_alone(search_study, values, reason):
+    search_study.study.enqueue_trial(values)
+    search_study.study.enqueue_trial({**full_params(search_study), **values})
+
+    assert run_to_the_end(search_study) == 3  # two of the five slots failed
+    first, second, *others = search_study.record().trials
+    assert first.state == second.state == "FAIL"
+    assert first.reason.startswith(reason)
+    assert {trial.state for trial in others} == {"COMPLETE"}
+
+
+def full_params(search_study):
+    space = search_study.config.space
+    return space.draw(np.random.RandomState(0)) | {
+        name: d.low if hasattr(d, "low") else d.choices[0]
+        for name, d in space.distributions.items()
+        if name not in space.architecture_params
+    }
+
+
+def test_enqueued_trial_with_an_unknown_param_is_trained(search_study):
+    search_study.study.enqueue_trial({"depth": 3, "colour": "red"})
+
+    assert search_study.claim().trial.params["depth"] == 3
 
 
 def test_enqueued_trial_waits_when_the_study_is_full(search_study):
