@@ -12,7 +12,7 @@ from mnist_search.data.dataset import Digits
 from mnist_search.records import EpochMetrics
 from mnist_search.training.device import ComputeMode
 from mnist_search.training.dropout import use_generator
-from mnist_search.training.evaluate import evaluate
+from mnist_search.training.evaluate import Evaluation, evaluate
 from mnist_search.training.loss_monitor import AsyncLossMonitor
 from mnist_search.training.model import Network, copy_weights, with_padded_widths
 from mnist_search.training.optim import EpochSchedule, Schedule
@@ -54,11 +54,7 @@ def fit(
     """
     device = train.images.device
     generator = torch.Generator(device).manual_seed(seed)
-    network.to(device)
-    trained = network
-    if compute_mode.padded and isinstance(network, Network):
-        trained = with_padded_widths(network)
-    trained.to(memory_format=compute_mode.memory_format)
+    trained = _prepared(network.to(device), compute_mode)
     average = ExponentialMovingAverage(trained, config.ema_decay) if config.ema_decay is not None else None
     use_generator(trained, generator)
     train_step = TrainStep(trained, train, config, compute_mode, average)
@@ -72,10 +68,7 @@ def fit(
             totals = _train_epoch(steps, epoch_schedule, checkpoint, f"epoch {epoch}")
             loss, accuracy = totals[0].item() / steps.per_epoch, totals[1].item() / n_images
             train_seconds = time.perf_counter() - started
-            evaluation = evaluate(average.module if average else trained, val) if val else None
-            # A large loss can be that of running statistics of few batches; training corrects it.
-            if evaluation and not math.isfinite(evaluation.loss):
-                raise Diverged(f"loss {evaluation.loss} at validation after epoch {epoch}")
+            evaluation = _evaluated(average.module if average else trained, val, epoch) if val else None
             schedule.after_epoch(evaluation.accuracy if evaluation else accuracy)
             if average and epoch == config.epochs:
                 trained.load_state_dict(average.module.state_dict())
@@ -92,6 +85,21 @@ def fit(
                 samples_per_second=n_images / train_seconds,
                 timestamp=int(1000 * time.time()),
             )
+
+
+def _prepared(network: nn.Module, compute_mode: ComputeMode) -> nn.Module:
+    """The network that is trained: this one, or a copy with padded widths."""
+    if compute_mode.padded and isinstance(network, Network):
+        network = with_padded_widths(network)
+    return network.to(memory_format=compute_mode.memory_format)
+
+
+def _evaluated(network: nn.Module, val: Digits, epoch: int) -> Evaluation:
+    evaluation = evaluate(network, val)
+    # A large loss can be that of running statistics of few batches; training corrects it.
+    if not math.isfinite(evaluation.loss):
+        raise Diverged(f"loss {evaluation.loss} at validation after epoch {epoch}")
+    return evaluation
 
 
 def _train_epoch(
