@@ -13,6 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from experiments import BASELINES
 from mnist_search.data import mnist
+from mnist_search.errors import MnistSearchError
+from mnist_search.evaluation.champion import final_evaluation
 from mnist_search.evaluation.finals import (
     announcement,
     evaluates_all,
@@ -76,11 +78,15 @@ def finalize(
     The same command does what is left of an interrupted one.
 
     Raises:
-        MnistSearchError: no finals can be run, or the champion cannot be registered.
+        MnistSearchError: no finals can be run, every one diverged, or the champion cannot be registered.
     """
     store = retry(lambda: Store.open(config.storage, write=True))
     record = retry(lambda: SearchStudy.open(store, config.study).record())
     stop, failed = _run_stages(config, store, record, request, make_reporter, notify)
+    if stop is None and not failed and final_evaluation(store, record) is None:
+        raise MnistSearchError(
+            "every final training of the champion diverged; select another one with --again and --top N"
+        )
     if stop is None and not failed and config.mlflow is not None:
         try:
             from mnist_search.evaluation.registry import register_champion  # torch, MLflow

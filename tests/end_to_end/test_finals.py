@@ -224,6 +224,18 @@ def workers_with_a_lease(folder):
         return {pid for (pid,) in database.execute("SELECT pid FROM mnist_search_leases")}
 
 
+def test_finals_that_all_diverged_are_an_error(command, study, tmp_path):
+    store = Store.open(f"sqlite:///{tmp_path}/mnist-search.db", write=True)
+    finish_finals(store, study.record(), [None, None], top=1, seeds=2)
+
+    done = command(*FINALIZE, "2", "--no-mlflow")
+
+    assert done.code == 1
+    assert done.err.splitlines()[-1].endswith(
+        "every final training of the champion diverged; select another one with --again and --top N"
+    )
+
+
 def test_diverged_final_is_a_result(command, study, tmp_path):
     store = Store.open(f"sqlite:///{tmp_path}/mnist-search.db", write=True)
     finals = finish_finals(store, study.record(), [0.9, None], top=1, seeds=2)
