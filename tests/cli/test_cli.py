@@ -66,6 +66,7 @@ def test_help_imports_no_heavy_package():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_importing_the_packages_has_no_side_effect(tmp_path):
     check = (
         "import os, threading, logging\n"

@@ -130,6 +130,7 @@ def test_finals_and_compare_read_an_older_store(command):
     assert {"budget-8000", "budget-4000", "budget-7204", "seed-000"} <= {row["name"] for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("large_store")
 def test_an_older_champion_is_exported_and_verified(command, mnist_dir, tmp_path):
     exported = command("export", "budget-8000", "--to", "safetensors")
@@ -143,6 +144,7 @@ def test_an_older_champion_is_exported_and_verified(command, mnist_dir, tmp_path
     assert document["test_accuracy"] == pytest.approx(card["test_accuracy"], abs=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("large_store")
 def test_a_report_of_an_older_study_holds_its_trials_and_finals(command, mnist_dir, tmp_path):
     done = command("report", "budget-8000", "--no-mlflow", "--data-dir", mnist_dir)
@@ -236,6 +238,7 @@ Store.open(sys.argv[2], write=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("large_store")
 def test_interrupted_conversion_is_continued(verb):
     before = results(verb)

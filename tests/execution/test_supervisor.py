@@ -287,7 +287,7 @@ def test_a_sync_that_is_late_after_a_signal_is_not_waited_for():
         supervisor.finish_sync("KILLED")
 
     assert reporter.texts == [
-        "the latest results are not in MLflow yet; the next command writes them from the store"
+        "the latest results are not in MLflow yet; the next run, resume or finalize writes them from the store"
     ]
 
 

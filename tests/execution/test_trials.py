@@ -156,7 +156,11 @@ def test_trial_is_pruned_after_its_epochs_when_it_exceeds_its_timeout(run, study
 
 def test_trial_is_pruned_by_score_but_not_after_its_last_epoch(run):
     study_config = StudyConfig(
-        budget=1500, space=SearchSpace.for_budget(1500, epochs=3), train_images=1000, val_images=500
+        budget=1500,
+        space=SearchSpace.for_budget(1500, epochs=3),
+        pruner="asha",
+        train_images=1000,
+        val_images=500,
     )
     study = optuna.create_study(direction="maximize", pruner=pruner_for(study_config))
     for number in range(5):

@@ -177,7 +177,7 @@ def test_differences_name_the_ranges():
     sgd, other = (StudyConfig.for_budget(8000, params={"optimizer": o}) for o in ("sgd", "adamw"))
 
     assert sgd.differences(other) == {"optimizer": ("sgd", "adamw")}
-    assert sgd.differences(StudyConfig.for_budget(8000)) == {"optimizer": ("sgd", "whole range")}
+    assert sgd.differences(StudyConfig.for_budget(8000)) == {"optimizer": ("sgd", "unrestricted")}
     assert StudyConfig.for_budget(8000).differences(sgd) == {"optimizer": ("whole range", "sgd")}
 
 

@@ -33,9 +33,10 @@ def test_trial_without_params_has_no_run_info(search_study):
 
 
 def test_final_run_info_has_the_architecture_and_the_training():
-    info = final_run_info(final_task(seed=2))
+    info = final_run_info("s", final_task(seed=2))
 
-    assert info.role == "final"
+    assert (info.role, info.name) == ("final", "s final trial 3 seed 2")
+    assert final_run_info("s", replace(final_task(), round=2)).name == "s final trial 3 seed 0 round 2"
     assert (info.params["schedule"], info.params["final_seed"]) == ("plateau", 2)
     assert len(info.params) <= 25
 
