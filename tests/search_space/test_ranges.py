@@ -178,7 +178,7 @@ def test_differences_name_the_ranges():
 
     assert sgd.differences(other) == {"optimizer": ("sgd", "adamw")}
     assert sgd.differences(StudyConfig.for_budget(8000)) == {"optimizer": ("sgd", "unrestricted")}
-    assert StudyConfig.for_budget(8000).differences(sgd) == {"optimizer": ("whole range", "sgd")}
+    assert StudyConfig.for_budget(8000).differences(sgd) == {"optimizer": ("unrestricted", "sgd")}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "mutation"])
