@@ -130,7 +130,7 @@ def test_search_of_a_part_of_the_space_continues_under_its_ranges(command, mnist
     assert (first.code, again.code, other.code) == (0, 0, 65), first.err + again.err
     assert "templates are fitted to the ranges of dropout, optimizer" in first.err
     assert (
-        "(dropout is 0 to 0.05 in steps of 0.01, not whole range; optimizer is adamw, not sgd)" in other.err
+        "(dropout is 0 to 0.05 in steps of 0.01, not unrestricted; optimizer is adamw, not sgd)" in other.err
     )
     record = open_study(tmp_path).record()
     assert {trial.params["optimizer"] for trial in record.trials} == {"adamw"}
