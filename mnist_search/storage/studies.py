@@ -79,12 +79,17 @@ def stored_config(study: optuna.Study) -> StudyConfig:
 
 
 def study_record(store: Store, study: optuna.Study) -> StudyRecord:
-    """The study with its trials, as stored now."""
+    """The study with its trials, as stored now; UnusableConfiguration if mnist-search did not create it."""
+    config, attributes = stored_config(study), study.user_attrs
+    if not {UID_ATTR, N_TRIALS_ATTR} <= attributes.keys():
+        raise UnusableConfiguration(
+            f"{study.study_name!r} is an incomplete copy of a search study; open the original one"
+        )
     return StudyRecord(
         name=study.study_name,
-        uid=str(study.user_attrs[UID_ATTR]),
-        config=stored_config(study),
-        n_trials=int(study.user_attrs[N_TRIALS_ATTR]),
+        uid=str(attributes[UID_ATTR]),
+        config=config,
+        n_trials=int(attributes[N_TRIALS_ATTR]),
         trials=_trial_records(store, study),
     )
 
