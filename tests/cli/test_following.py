@@ -335,7 +335,7 @@ def test_study_is_deleted_after_a_question(cli, study, monkeypatch):
     before = cli("studies", "-f", "csv")[1]
     answers = {}
     for answer in ("", "n\n", "y\n"):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))  # what the user types
         answers[answer] = cli("delete", "budget-1500")
         answers[answer] += (cli("studies", "-f", "csv")[1] == before,)
 

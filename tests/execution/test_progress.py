@@ -138,6 +138,7 @@ def test_plain_progress_is_printed_once_a_minute(search_study, capsys, monkeypat
     reporter = PlainReporter(search_study.record, 1)
     reporter.refresh()
     before = capsys.readouterr().err
+    # As if the last line were a minute old.
     monkeypatch.setattr(reporter, "_line_at", reporter._line_at - LINE_SECONDS - 1)
 
     reporter.refresh()
@@ -181,7 +182,7 @@ def test_mode_chooses_the_reporter_of_a_terminal(search_study, monkeypatch, mode
     _, stderr = os.openpty()
     monkeypatch.setenv("TERM", term)
     with os.fdopen(stderr, "w") as file:
-        monkeypatch.setattr(sys, "stderr", file)
+        monkeypatch.setattr(sys, "stderr", file)  # a real terminal; pytest's stream is none
 
         reporter = make_reporter(search_study.record, 1, mode)
 
@@ -193,7 +194,7 @@ def test_no_color_takes_away_colors_only(search_study, monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
     with os.fdopen(stderr, "w") as file:
-        monkeypatch.setattr(sys, "stderr", file)
+        monkeypatch.setattr(sys, "stderr", file)  # a real terminal; pytest's stream is none
         with make_reporter(search_study.record, 1) as reporter:
             reporter.handle(TrialStarted(0, 1000, 2))
             reporter.refresh()
@@ -239,7 +240,7 @@ def test_closed_terminal_does_not_end_the_search(search_study, monkeypatch, clos
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     with os.fdopen(stderr, "w") as file:
-        monkeypatch.setattr(sys, "stderr", file)
+        monkeypatch.setattr(sys, "stderr", file)  # a real terminal; pytest's stream is none
         reporter = make_reporter(search_study.record, 1)
         assert isinstance(reporter, RichReporter)
         if closed == "before the first line":

@@ -21,7 +21,7 @@ def test_store_that_is_locked_at_the_start_is_waited_for(store, study_config, mo
     search_study = SearchStudy.open_or_create(store, "s", study_config, n_trials=1)
     search_study.queue.finish(search_study.claim(), TrialState.FAIL)
     store.close()
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)  # the message comes after it, in use after 60 s
     other = sqlite3.connect(sqlite_path(store.url), isolation_level=None, check_same_thread=False)
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
     other.execute("BEGIN EXCLUSIVE")
