@@ -11,6 +11,9 @@ from search_space.ranges import in_words
 FORMAT = 2
 """Incremented if older versions could misread a study; version 0.1 reads format 1."""
 
+N_TRAIN_IMAGES = 60_000
+"""Of MNIST, before a split."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
@@ -65,9 +68,9 @@ class StudyConfig:
         ParameterBudget(self.space, self.budget)  # checks the range
         if not (self.train_images >= 1000 and self.val_images >= 100):
             raise ValueError("a split takes at least 1,000 training and 100 validation images")
-        if self.train_images + self.val_images > 60_000:
+        if self.train_images + self.val_images > N_TRAIN_IMAGES:
             total = f"{self.train_images:,} training and {self.val_images:,} validation images"
-            raise ValueError(f"{total} are more than the 60,000 of MNIST's training set")
+            raise ValueError(f"{total} are more than the {N_TRAIN_IMAGES:,} of MNIST's training set")
 
     def training(self, config: TrainingConfig) -> TrainingConfig:
         """The training of a trial: under screening, every rung ends with a complete schedule."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from experiments import StudyConfig
-from experiments.study_config import rungs
+from experiments.study_config import N_TRAIN_IMAGES, rungs
 from search_space import Architecture, TrainingConfig
 from search_space.serialization import from_dict, to_dict
 
@@ -167,6 +167,11 @@ class StudyRecord(StoredTrials):
         return [trial for trial in self.slots if trial.is_finished]
 
     @property
+    def n_left(self) -> int:
+        """Number of trials that are not finished."""
+        return max(0, self.n_trials - len(self.done))
+
+    @property
     def ranked(self) -> list[TrialRecord]:
         """Complete trials within the budget, best first."""
         fitting = (t for t in self.slots if 0 < (t.num_params or 0) <= self.config.budget)
@@ -235,6 +240,11 @@ class FinalTask:
         """Unique in a study of finals."""
         return self.round, self.name, self.seed
 
+    @property
+    def images(self) -> int:
+        """Training images of an epoch."""
+        return self.split[0] if self.split else N_TRAIN_IMAGES
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -251,13 +261,29 @@ class FinalTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FinalStage:
+    """A later stage of finals, whose trials are not stored yet: their number, epochs and training images."""
+
+    n_trials: int
+    epochs: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinalsRecord(StoredTrials):
-    """Final trials of one search study, or of the baselines."""
+    """Final trials of one search study, or of the baselines; ``later`` are the stages after the stored ones."""
+
+    later: Sequence[FinalStage] = ()
 
     @property
     def n_trials(self) -> int:
-        """Number of trials of the last round, without those that were replaced."""
-        return len(self.of_round(self.rounds))
+        """Number of trials of the last round with its later stages, without those that were replaced."""
+        return self.n_left + len(self.done) + sum(stage.n_trials for stage in self.later)
+
+    @property
+    def n_left(self) -> int:
+        """Number of stored trials of the last round that are not finished."""
+        return sum(not trial.is_finished for trial in self.of_round(self.rounds))
 
     @property
     def done(self) -> list[TrialRecord]:

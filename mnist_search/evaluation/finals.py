@@ -9,8 +9,9 @@ from statistics import mean
 
 from experiments import BASELINES
 from experiments.defaults import TRAINING
+from experiments.study_config import N_TRAIN_IMAGES
 from mnist_search.errors import NotFound, StudyConflict, UsageError
-from mnist_search.records import FinalsRecord, FinalTask, StudyRecord, TrialRecord, percent
+from mnist_search.records import FinalsRecord, FinalStage, FinalTask, StudyRecord, TrialRecord, percent
 from mnist_search.storage import finals
 from mnist_search.storage.database import Store
 from mnist_search.storage.older_stores import OLD_REPRODUCTIONS
@@ -71,6 +72,19 @@ def next_tasks(
         left = sorted(left, key=lambda trial: -means[trial.number])[: len(left) // 2]
         seed += 1
     return [_task(record, trial, seed, number) for seed in range(seeds) for trial in left]
+
+
+def later_stages(tasks: Sequence[FinalTask], seeds: int) -> list[FinalStage]:
+    """The stages of a round after the one with these tasks, whose trials ``next_tasks`` will name."""
+    if tasks[0].split is None:
+        return []
+    epochs, images = tasks[0].training.epochs, tasks[0].images
+    n_finalists = len(tasks) // 2
+    stages = []
+    while n_finalists > 1:
+        stages.append(FinalStage(n_trials=n_finalists, epochs=epochs, images=images))
+        n_finalists //= 2
+    return [*stages, FinalStage(n_trials=seeds, epochs=epochs, images=N_TRAIN_IMAGES)]
 
 
 def _task(

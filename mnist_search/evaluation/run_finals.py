@@ -21,6 +21,7 @@ from mnist_search.evaluation.finals import (
     finalist_name,
     finalists,
     finals_of,
+    later_stages,
     next_tasks,
     reproductions,
     select_round,
@@ -30,7 +31,7 @@ from mnist_search.evaluation.statistics import final_rows, seed_statistics
 from mnist_search.execution.config import RunConfig
 from mnist_search.execution.events import Stop
 from mnist_search.execution.run_study import ReporterFactory, train, with_device_and_data
-from mnist_search.records import FinalTask, StudyRecord, TrialRecord
+from mnist_search.records import FinalStage, FinalTask, StudyRecord, TrialRecord
 from mnist_search.search.study import SearchStudy, quiet_optuna
 from mnist_search.storage.database import Store, failure, retry
 from mnist_search.storage.finals import BASELINE_FINALS, FinalsStudy, finals_uid, name_of_finals
@@ -125,7 +126,8 @@ def _run_stages(
             notify(text)
         stop_conditions = config.stop_conditions.after(time.monotonic() - started)
         finals = replace(finals, stop_conditions=stop_conditions)
-        stop, trained = _run(finals, finals_uid(record.uid), tasks, make_reporter)
+        later = later_stages(tasks, seeds)
+        stop, trained = _run(finals, finals_uid(record.uid), tasks, make_reporter, later)
         failed = [trial for trial in trained if trial.is_finished and trial.is_open]
         if stop or failed or tasks[0].split is None:
             return stop, failed
@@ -151,14 +153,18 @@ def reproduce(config: RunConfig, *, seeds: int, make_reporter: ReporterFactory) 
 
 
 def _run(
-    config: RunConfig, uid: str | None, tasks: Sequence[FinalTask], make_reporter: ReporterFactory
+    config: RunConfig,
+    uid: str | None,
+    tasks: Sequence[FinalTask],
+    make_reporter: ReporterFactory,
+    later: Sequence[FinalStage] = (),
 ) -> tuple[Stop | None, list[TrialRecord]]:
     """Train the tasks that are not complete; the finals are opened after the check of device and data."""
     config = with_device_and_data(replace(config, kind="finals", keep_models=None), mnist.ALL_FILES)
     try:
         store = retry(lambda: Store.open_or_create(config.storage))
         finals = retry(lambda: FinalsStudy.open_or_create(store, config.study, uid))
-        retry(lambda: finals.add(tasks))
+        retry(lambda: finals.add(tasks, later))
         stop = train(config, finals.queue, make_reporter)
         keys = {task.key for task in tasks}
         return stop, [trial for trial in finals.record().current if trial.task and trial.task.key in keys]

@@ -56,31 +56,41 @@ def estimate(record: StudyRecord | FinalsRecord, running: Mapping[int, int], job
         jobs: number of concurrent trials.
     """
     done = [trial for trial in record.done if trial.number not in running]
+    of_running, waiting = _epochs_left(record, running, done)
+    images = _images(record.trials[-1]) if record.trials else 1
+    stages: list[tuple[int, Sequence[float], Sequence[float]]] = [(images, of_running, waiting)]
+    if isinstance(record, FinalsRecord):
+        stages += [(stage.images, [], [float(stage.epochs)] * stage.n_trials) for stage in record.later]
+    trained = sum(trial.epochs for trial in done) + sum(running.values())
+    progress = Estimate(trained, sum(sum(started) + sum(others) for _, started, others in stages))
+    seconds = _seconds_per_image(record.trials)
+    if seconds is None:
+        return progress
+    return replace(
+        progress,
+        seconds_left=seconds * sum(n * _longest_job(started, others, jobs) for n, started, others in stages),
+        seconds_running=seconds * images * max(of_running, default=0.0),
+    )
+
+
+def _epochs_left(
+    record: StudyRecord | FinalsRecord, running: Mapping[int, int], done: Sequence[TrialRecord]
+) -> tuple[list[float], list[float]]:
+    """Expected epochs of the running and of the waiting trials."""
     if isinstance(record, StudyRecord):
         ended = [trial.epochs for trial in done] + _assumed_epochs(record.config)
         expected = _expected_epochs(ended, list(running.values()), record.config.space.epochs)
         of_running = [1 + expected[n + 1] if n + 1 < len(expected) else 0.0 for n in running.values()]
-        waiting = [expected[0]] * max(0, record.n_trials - len(done) - len(running))
-    else:
-        lengths = {t.number: t.task.training.epochs for t in record.current if t.task}
-        of_running = [max(0.0, lengths.get(number, n) - n) for number, n in running.items()]
-        open_trials = [t for t in record.of_round(record.rounds) if not t.is_finished]
-        waiting = [float(lengths[t.number]) for t in open_trials if t.number not in running]
-    trained = sum(trial.epochs for trial in done) + sum(running.values())
-    progress = Estimate(trained, sum(of_running) + sum(waiting))
-    seconds = _seconds_per_epoch(_of_same_images(record))
-    if seconds is None:
-        return progress
-    longest = _longest_job(of_running, waiting, jobs)
-    return replace(
-        progress, seconds_left=seconds * longest, seconds_running=seconds * max(of_running, default=0.0)
-    )
+        return of_running, [expected[0]] * max(0, record.n_trials - len(done) - len(running))
+    lengths = {t.number: t.task.training.epochs for t in record.current if t.task}
+    of_running = [max(0.0, lengths.get(number, n) - n) for number, n in running.items()]
+    open_trials = [t for t in record.of_round(record.rounds) if not t.is_finished]
+    return of_running, [float(lengths[t.number]) for t in open_trials if t.number not in running]
 
 
-def _of_same_images(record: StudyRecord | FinalsRecord) -> Sequence[TrialRecord]:
-    """The trials with as many images per epoch as the last one; those of finals have two sizes."""
-    last = record.trials[-1].task if record.trials else None
-    return [t for t in record.trials if (t.task and t.task.split) == (last and last.split)]
+def _images(trial: TrialRecord) -> int:
+    """Training images of an epoch of a final trial; 1 in a search, whose trials have the same number."""
+    return trial.task.images if trial.task else 1
 
 
 def _assumed_epochs(config: StudyConfig) -> list[int]:
@@ -116,11 +126,11 @@ def _longest_job(running: Sequence[float], waiting: Sequence[float], jobs: int) 
     return max(ends)
 
 
-def _seconds_per_epoch(trials: Sequence[TrialRecord]) -> float | None:
-    """Mean seconds of an epoch of one trial, with the time between epochs and trials; None without epochs."""
-    measured = [(_seconds(trial), trial.epochs) for trial in trials if trial.epochs]
-    known = [(seconds, epochs) for seconds, epochs in measured if not math.isnan(seconds)]
-    return sum(seconds for seconds, _ in known) / sum(epochs for _, epochs in known) if known else None
+def _seconds_per_image(trials: Sequence[TrialRecord]) -> float | None:
+    """Mean seconds per trained image, with the time between epochs and trials; None without epochs."""
+    measured = [(_seconds(trial), trial.epochs * _images(trial)) for trial in trials if trial.epochs]
+    known = [(seconds, images) for seconds, images in measured if not math.isnan(seconds)]
+    return sum(seconds for seconds, _ in known) / sum(images for _, images in known) if known else None
 
 
 def _seconds(trial: TrialRecord) -> float:

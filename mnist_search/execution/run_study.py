@@ -103,7 +103,7 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
     shown = retry(lambda: config.open_study(Store.open(config.storage, busy_seconds=DISPLAY_SECONDS)))
     read_record: ReadRecord = shown.record
     record = retry(read_record)
-    workers = worker_configs(config, max(0, record.n_trials - len(record.done)))
+    workers = worker_configs(config, record.n_left)
     n_jobs = sum(worker.trial_threads for worker in workers)
     # The sync process does not need the sampler, whose classes it might not be able to import.
     start_sync = partial(ModuleProcess, SYNC, replace(config, sampler=None)) if config.mlflow else None
@@ -119,7 +119,7 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
                 raise
             retry(partial(queue.release_expired, count_crashes=stop is None))
             record = retry(read_record)
-            is_done = len(record.done) >= record.n_trials
+            is_done = not record.n_left
             has_crashed = supervisor.restarts and not stop and not is_done
             if is_done:  # the running trials were the last ones
                 stop = supervisor.stop

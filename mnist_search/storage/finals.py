@@ -7,18 +7,19 @@ it, and no StudyConfig, so that no verb takes it for a search.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 import optuna
 from optuna.trial import TrialState, create_trial
 
 from mnist_search.errors import StudyConflict
-from mnist_search.records import FinalsRecord, FinalTask
+from mnist_search.records import FinalsRecord, FinalStage, FinalTask
 from mnist_search.storage import older_stores, studies
 from mnist_search.storage.database import Store
 from mnist_search.storage.leases import ProcessIdentity
 from mnist_search.storage.queue import Claim, TrialQueue
-from mnist_search.storage.studies import CONFIG_ATTR, KIND_ATTR, TASK_ATTR, UID_ATTR
+from mnist_search.storage.studies import CONFIG_ATTR, KIND_ATTR, STAGES_ATTR, TASK_ATTR, UID_ATTR
 from mnist_search.storage.tables import old_finals
 
 SUFFIX = ".finals"
@@ -56,8 +57,12 @@ class FinalsStudy:
         with store.lock("claim"):
             return cls(store, create_study(store, name, uid or uuid.uuid4().hex))
 
-    def add(self, tasks: Iterable[FinalTask]) -> None:
+    def add(self, tasks: Iterable[FinalTask], later: Sequence[FinalStage] = ()) -> None:
         """Add a trial for every task that has none, or only failed ones; never one that diverged.
+
+        Args:
+            tasks: of a stage.
+            later: the stages after it, for the time left.
 
         Raises:
             StudyConflict: a task of the same name, seed and round trains something else.
@@ -74,6 +79,7 @@ class FinalsStudy:
                 if trial is None or (trial.is_finished and trial.is_open):
                     attributes = {TASK_ATTR: task.to_dict()}
                     self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
+            self.study.set_user_attr(STAGES_ATTR, [asdict(stage) for stage in later])
 
     def claim(self) -> Claim | None:
         """Claim the next trial; None if there is none."""

@@ -14,7 +14,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments import StudyConfig
 from mnist_search.errors import NotFound, UnusableConfiguration
-from mnist_search.records import EpochMetrics, FinalsRecord, FinalTask, State, StudyRecord, TrialRecord
+from mnist_search.records import (
+    EpochMetrics,
+    FinalsRecord,
+    FinalStage,
+    FinalTask,
+    State,
+    StudyRecord,
+    TrialRecord,
+)
 from mnist_search.storage.tables import epochs, tracked_runs
 
 if TYPE_CHECKING:
@@ -29,6 +37,9 @@ KIND_ATTR = "kind"
 ATTEMPT_ATTR, VERSION_ATTR, OVER_BUDGET_ATTR, TASK_ATTR = "attempt", "version", "over_budget", "task"
 """Attributes of a trial: owner of its last lease, version of mnist-search at that time, whether the budget
 rejected it before training, and what a final trial trains."""
+
+STAGES_ATTR = "later_stages"
+"""Attribute of a study of finals: the stages after the stored trials."""
 
 SOFTWARE_ATTR = "software"
 """Attribute of a trial: the versions of torch and of the checkout in its last attempt."""
@@ -97,7 +108,8 @@ def study_record(store: Store, study: optuna.Study) -> StudyRecord:
 def finals_record(store: Store, study: optuna.Study) -> FinalsRecord:
     """The finals, as stored now."""
     uid, trials = str(study.user_attrs[UID_ATTR]), _trial_records(store, study)
-    return FinalsRecord(name=study.study_name, uid=uid, trials=trials)
+    later = [FinalStage(**stage) for stage in study.user_attrs.get(STAGES_ATTR, ())]
+    return FinalsRecord(name=study.study_name, uid=uid, trials=trials, later=later)
 
 
 def _trial_records(store: Store, study: optuna.Study) -> list[TrialRecord]:

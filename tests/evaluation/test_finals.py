@@ -17,6 +17,7 @@ from mnist_search.evaluation.finals import (
     finalist_name,
     finalists,
     finals_of,
+    later_stages,
     next_tasks,
     reproductions,
     select_champion,
@@ -64,7 +65,8 @@ def run_stages(store, record, accuracies, *, top, seeds):
     left, stages = list(accuracies), []
     while not stages or stages[-1][0].split:
         tasks = tasks_of(record, top, seeds, finals.record().of_round(1), evaluate_all=False)
-        finals.add(tasks)
+        finals.add(tasks, later_stages(tasks, seeds))
+        assert finals.record().n_trials == len(accuracies)
         for _ in tasks:
             finish_final(finals, left.pop(0))
         stages.append(tasks)

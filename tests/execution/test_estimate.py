@@ -10,7 +10,7 @@ import pytest
 from experiments import BASELINES, StudyConfig
 from mnist_search.execution.estimate import N_ASSUMED, duration, estimate
 from mnist_search.execution.live_table import left_text, listed
-from mnist_search.records import EpochMetrics, FinalsRecord, FinalTask, StudyRecord, TrialRecord
+from mnist_search.records import EpochMetrics, FinalsRecord, FinalStage, FinalTask, StudyRecord, TrialRecord
 
 START = datetime(2026, 11, 27)  # noqa: DTZ001 - as Optuna stores it
 
@@ -47,23 +47,43 @@ def test_without_a_pruner_every_trial_takes_its_epochs():
     assert (result.seconds_left, result.seconds_running) == (400.0, 100.0)
 
 
-def test_epochs_of_repeated_trainings_do_not_predict_those_of_finals():
+def final_task(epochs, **values):
     recipe = BASELINES["seed-001"]
-    task = FinalTask(
-        name="trial 1", seed=0, architecture=recipe.architecture, training=replace(recipe.training, epochs=4)
-    )
-    repeat = replace(task, seed=100, split=(3000, 1000, 0))
+    training = replace(recipe.training, epochs=epochs)
+    values = {"name": "trial 1", "seed": 0} | values
+    return FinalTask(architecture=recipe.architecture, training=training, **values)
+
+
+def test_seconds_of_final_trials_are_proportional_to_their_images():
+    task = final_task(epochs=4)
+    repeat = replace(task, seed=100, split=(30_000, 1000, 0))
     trials = [
         trial(0, "COMPLETE", 4, seconds=1.0, task=repeat),
         trial(1, "RUNNING", 0, task=task),
         trial(2, "WAITING", 0, task=replace(task, seed=1)),
     ]
+
     record = FinalsRecord(name="s.finals", uid="u", trials=trials)
-    assert estimate(record, {1: 0}, jobs=1).seconds_left is None
 
-    trials[1] = trial(1, "RUNNING", 1, seconds=20.0, task=task)
+    assert estimate(record, {1: 0}, jobs=1).seconds_left == pytest.approx(16.0)  # 8 epochs of 2 s
 
-    assert estimate(replace(record, trials=trials), {1: 1}, jobs=1).seconds_left == 140.0
+
+def test_later_stages_of_finals_count():
+    repeat = final_task(epochs=4, seed=100, split=(30_000, 1000, 0))
+    trials = [
+        trial(0, "COMPLETE", 4, seconds=1.0, task=repeat),
+        trial(1, "WAITING", 0, task=replace(repeat, name="trial 2")),
+    ]
+    later = [
+        FinalStage(n_trials=1, epochs=4, images=30_000),
+        FinalStage(n_trials=5, epochs=4, images=60_000),
+    ]
+    record = FinalsRecord(name="s.finals", uid="u", trials=trials, later=later)
+
+    result = estimate(record, {}, jobs=2)
+
+    assert (record.n_trials, record.n_left, result.total) == (8, 1, 32.0)
+    assert result.seconds_left == pytest.approx(4 + 4 + 3 * 4 * 2)  # two jobs: three rounds of full trainings
 
 
 def test_jobs_share_the_trials_and_the_longest_job_counts():
@@ -130,16 +150,7 @@ def test_time_that_the_computer_was_suspended_does_not_count():
 
 
 def test_final_trials_have_their_own_numbers_of_epochs():
-    recipe = BASELINES["seed-001"]
-    tasks = [
-        FinalTask(
-            name=f"trial {n}",
-            seed=0,
-            architecture=recipe.architecture,
-            training=replace(recipe.training, epochs=epochs),
-        )
-        for n, epochs in enumerate((10, 20, 30))
-    ]
+    tasks = [final_task(epochs, name=f"trial {n}") for n, epochs in enumerate((10, 20, 30))]
     states = ("COMPLETE", "RUNNING", "WAITING")
     trials = [
         trial(n, state, epochs, task=tasks[n])
