@@ -194,15 +194,12 @@ def _load_rows(storage: str, studies: Sequence[str] = ()) -> list[dict[str, Any]
 def report(
     study: opt.StudyArgument,
     *,
-    output: Annotated[
-        Path | None, option("File to write.", "--output", "-o", show_default="STUDY.html")
-    ] = None,
+    output: Annotated[Path, option("File to write.", "--output", "-o")] = Path("report.html"),
     stores: opt.StoreOptions,
 ) -> None:
     """Write a study as one self-contained HTML page, and log the page to the study's MLflow run."""
     from mnist_search.report.page import log_report
 
     tracking, warn = stores.tracking(), partial(echo, err=True)
-    output = output or Path(f"{study}.html")
     log_report(stores.storage, study, stores.data_dir, output=output, tracking=tracking, warn=warn)
     echo(output)

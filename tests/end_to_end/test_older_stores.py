@@ -150,7 +150,7 @@ def test_a_report_of_an_older_study_holds_its_trials_and_finals(command, mnist_d
     done = command("report", "budget-8000", "--no-mlflow", "--data-dir", mnist_dir)
 
     assert done.code == 0, done.err
-    page = (tmp_path / "budget-8000.html").read_text()
+    page = (tmp_path / "report.html").read_text()
     assert "trial 19" in page
 
 
