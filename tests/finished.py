@@ -6,7 +6,9 @@ from optuna.trial import TrialState
 
 from mnist_search.evaluation.finals import finalist_name, finalists, finals_of, next_tasks, select_round
 from mnist_search.records import EpochMetrics
+from mnist_search.search.study import SearchStudy
 from mnist_search.storage.finals import FinalsStudy, finals_uid, name_of_finals
+from mnist_search.storage.tracked import TrackedStudy
 
 
 def complete_trial(search_study, accuracy, *, loss=0.1, num_params=1000, weights=None, keep=0):
@@ -46,3 +48,14 @@ def finish_finals(store, record, accuracies, *, top, seeds, weights=lambda _task
     for task, accuracy in zip(tasks, accuracies, strict=False):
         finish_final(finals, accuracy, weights=weights(task) if accuracy else None)
     return finals
+
+
+def make_study(store, study_config, name="s"):
+    """A study with a complete and a released trial, kept weights, a link to MLflow and finals."""
+    study = SearchStudy.open_or_create(store, name, study_config, 5)
+    complete_trial(study, 0.9, weights=lambda _claim: b"weights", keep=1)
+    study.queue.release(study.claim())
+    record = study.record()
+    TrackedStudy(store, name).record_run(record.trials[0], "run", "model")
+    finish_finals(store, record, [0.9], top=1, seeds=2, weights=lambda _task: b"weights")
+    return study

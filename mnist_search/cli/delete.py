@@ -29,12 +29,14 @@ def delete(
     tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
 ) -> None:
     """Delete a study with its finals, epochs and weights from the store."""
+    from mnist_search.search.study import quiet_optuna
     from mnist_search.storage.database import Store
-    from mnist_search.storage.deletion import check_is_idle, delete_studies, studies_to_delete
+    from mnist_search.storage.deletion import check_is_idle, delete_studies, with_finals
     from mnist_search.storage.tracked import TrackedStudy
 
-    store = Store.open(storage, write=True)
-    deleted = studies_to_delete(store, study)
+    with quiet_optuna():
+        store = Store.open(storage, write=True)
+    deleted = with_finals(store, study)
     for each in deleted:
         check_is_idle(store, each)
     names = ", ".join(f"{each.study_name} ({len(each.trials)} trials)" for each in reversed(deleted))

@@ -44,13 +44,16 @@ OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 
 
 class Store:
-    """An open study store: Optuna's storage and SQLAlchemy's engine; ``url`` contains the password."""
+    """An open study store: Optuna's storage and SQLAlchemy's engine.
+
+    ``url`` contains the password; ``path`` is the file of a SQLite store.
+    """
 
     def __init__(self, url: str, storage: optuna.storages.RDBStorage, busy_seconds: float) -> None:
         self.url = url
         self.storage = storage
         self.engine = storage.engine
-        self._path = sqlite_path(url)
+        self.path = sqlite_path(url)
         self._busy_seconds = busy_seconds
         self._tables: set[str] = set()
 
@@ -129,14 +132,18 @@ class Store:
             TryAgain: another process holds it for longer than ``busy_seconds``, by default those of the store.
         """
         seconds = self._busy_seconds if busy_seconds is None else busy_seconds
-        if self._path is None:
+        if self.path is None:
             return locks.postgres_lock(self.engine, topic, seconds)
-        return locks.file_lock(self._path, topic, seconds)
+        return locks.file_lock(self.path, topic, seconds)
 
     def now(self) -> sa.ColumnElement[float]:
         """Seconds since 1970 by the database's clock, as an SQL expression."""
-        seconds = sa.func.strftime("%s", "now") if self._path else sa.func.extract("epoch", sa.func.now())
+        seconds = sa.func.strftime("%s", "now") if self.path else sa.func.extract("epoch", sa.func.now())
         return sa.cast(seconds, sa.Float)
+
+    def is_same(self, other: Store) -> bool:
+        """Whether both are open on the same database."""
+        return make_url(self.url) == make_url(other.url)
 
     def __str__(self) -> str:
         return str(make_url(self.url))

@@ -12,7 +12,7 @@ from mnist_search.storage.database import Store
 from mnist_search.storage.studies import CONFIG_ATTR, KIND_ATTR, UID_ATTR
 
 
-def studies_to_delete(store: Store, name: str) -> list[optuna.Study]:
+def with_finals(store: Store, name: str) -> list[optuna.Study]:
     """The study of this name, after its finals if it has any.
 
     Raises:
@@ -22,7 +22,7 @@ def studies_to_delete(store: Store, name: str) -> list[optuna.Study]:
     study = studies.load(store, name)
     if not {CONFIG_ATTR, KIND_ATTR} & study.user_attrs.keys():
         raise UsageError(
-            f"{name!r} is not a study of mnist-search; delete it with optuna delete-study --study-name {name}"
+            f"{name!r} is not a study of mnist-search; use a command of Optuna, such as optuna delete-study"
         )
     of_study = studies.find(store, finals.name_of_finals(name))
     is_search = CONFIG_ATTR in study.user_attrs

@@ -101,18 +101,19 @@ def study_record(store: Store, study: optuna.Study) -> StudyRecord:
         uid=str(attributes[UID_ATTR]),
         config=config,
         n_trials=int(attributes[N_TRIALS_ATTR]),
-        trials=_trial_records(store, study),
+        trials=trial_records(store, study),
     )
 
 
 def finals_record(store: Store, study: optuna.Study) -> FinalsRecord:
     """The finals, as stored now."""
-    uid, trials = str(study.user_attrs[UID_ATTR]), _trial_records(store, study)
+    uid, trials = str(study.user_attrs[UID_ATTR]), trial_records(store, study)
     later = [FinalStage(**stage) for stage in study.user_attrs.get(STAGES_ATTR, ())]
     return FinalsRecord(name=study.study_name, uid=uid, trials=trials, later=later)
 
 
-def _trial_records(store: Store, study: optuna.Study) -> list[TrialRecord]:
+def trial_records(store: Store, study: optuna.Study) -> list[TrialRecord]:
+    """Every trial of a study of mnist-search, by number."""
     uid = str(study.user_attrs[UID_ATTR])
     runs = {row["trial_id"]: dict(row) for row in _rows(store, tracked_runs, uid)}
     curves: defaultdict[int, list[EpochMetrics]] = defaultdict(list)

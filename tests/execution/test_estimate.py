@@ -74,10 +74,7 @@ def test_later_stages_of_finals_count():
         trial(0, "COMPLETE", 4, seconds=1.0, task=repeat),
         trial(1, "WAITING", 0, task=replace(repeat, name="trial 2")),
     ]
-    later = [
-        FinalStage(n_trials=1, epochs=4, images=30_000),
-        FinalStage(n_trials=5, epochs=4, images=60_000),
-    ]
+    later = [FinalStage(n_trials=1, epochs=4, images=30_000), FinalStage(n_trials=5, epochs=4, images=60_000)]
     record = FinalsRecord(name="s.finals", uid="u", trials=trials, later=later)
 
     result = estimate(record, {}, jobs=2)

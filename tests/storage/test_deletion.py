@@ -5,16 +5,15 @@ from __future__ import annotations
 import optuna
 import pytest
 import sqlalchemy as sa
-from finished import complete_trial, finish_finals, open_finals
+from finished import make_study, open_finals
 from tracked_trials import final_task
 
 from mnist_search.errors import NotFound, TryAgain, UsageError
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage import leases, tables
-from mnist_search.storage.deletion import delete_studies, studies_to_delete
+from mnist_search.storage.deletion import delete_studies, with_finals
 from mnist_search.storage.finals import FinalsStudy
 from mnist_search.storage.names import search_study_names
-from mnist_search.storage.tracked import TrackedStudy
 
 
 def counts(store):
@@ -25,19 +24,8 @@ def counts(store):
         return {name: connection.execute(count).scalar_one() for name, count in statements.items()}
 
 
-def make_study(store, study_config, name="s"):
-    """A study with a complete and a released trial, kept weights, a link to MLflow and finals."""
-    study = SearchStudy.open_or_create(store, name, study_config, 5)
-    complete_trial(study, 0.9, weights=lambda _claim: b"weights", keep=1)
-    study.queue.release(study.claim())
-    record = study.record()
-    TrackedStudy(store, name).record_run(record.trials[0], "run", "model")
-    finish_finals(store, record, [0.9], top=1, seeds=2, weights=lambda _task: b"weights")
-    return study
-
-
 def delete(store, name):
-    delete_studies(store, studies_to_delete(store, name))
+    delete_studies(store, with_finals(store, name))
 
 
 def test_nothing_of_a_deleted_study_is_left(store, study_config):
@@ -74,7 +62,7 @@ def test_finals_of_an_earlier_study_of_this_name_stay(store, study_config):
     SearchStudy.open_or_create(store, "s", study_config, 5)
     FinalsStudy.open_or_create(store, "s.finals", "another uid")
 
-    assert [study.study_name for study in studies_to_delete(store, "s")] == ["s"]
+    assert [study.study_name for study in with_finals(store, "s")] == ["s"]
 
 
 @pytest.mark.parametrize("trained", ["trial", "final trial"])
@@ -105,7 +93,9 @@ def test_trial_of_a_worker_that_has_ended_does_not_prevent_the_deletion(store, s
 def test_study_of_plain_optuna_is_not_deleted(store):
     optuna.create_study(study_name="mine", storage=store.storage)
 
-    with pytest.raises(UsageError, match="not a study of mnist-search; delete it with optuna delete-study"):
-        studies_to_delete(store, "mine")
+    with pytest.raises(
+        UsageError, match="not a study of mnist-search; use a command of Optuna, such as optuna delete-study"
+    ):
+        with_finals(store, "mine")
     with pytest.raises(NotFound, match="no study 'none'"):
-        studies_to_delete(store, "none")
+        with_finals(store, "none")
