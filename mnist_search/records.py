@@ -305,6 +305,11 @@ class FinalsRecord(StoredTrials):
         return [trial for trial in self.current if trial.task and trial.task.round == number]
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as ``1 epoch`` or ``2 epochs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(fraction: float | None, digits: int = 2) -> str:
     """A fraction as a percentage, such as ``99.13 %``; ``-`` for None."""
     return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"

@@ -40,14 +40,21 @@ def delete(
     for each in deleted:
         check_is_idle(store, each)
     names = ", ".join(f"{each.study_name} ({len(each.trials)} trials)" for each in reversed(deleted))
-    _confirm(f"delete {names}{' and their runs and models in MLflow' if mlflow else ''}?", yes=yes)
+    _confirm(
+        f"delete {names}{' and their runs and models in MLflow' if mlflow else '; runs and models stay in MLflow'}?",
+        yes=yes,
+    )
     with ExitStack() as locks:
         for each in deleted:
             locks.enter_context(TrackedStudy(store, each.study_name).lock(LOCK_SECONDS))
         if mlflow:
             echo(_delete_from_mlflow(store, deleted, tracking_uri))
+        is_linked = any(
+            trial.run_id for each in deleted for trial in TrackedStudy(store, each.study_name).record().trials
+        )
         delete_studies(store, deleted)
-    echo(f"deleted {names}")
+    kept = "; its runs and models stay in MLflow" if is_linked and not mlflow else ""
+    echo(f"deleted {names}{kept}")
 
 
 LOCK_SECONDS = 10.0
@@ -64,6 +71,7 @@ def _confirm(question: str, *, yes: bool) -> None:
 
 
 def _delete_from_mlflow(store: Store, deleted: list[optuna.Study], tracking_uri: str) -> str:
+    from mnist_search.records import counted
     from mnist_search.storage.tracked import TrackedStudy
     from mnist_search.tracking.config import make_tracking_config
     from mnist_search.tracking.deletion import delete_from_mlflow
@@ -80,7 +88,5 @@ def _delete_from_mlflow(store: Store, deleted: list[optuna.Study], tracking_uri:
             f"nothing was deleted from the store: MLflow is unavailable ({first_line(error)}); run the same "
             "command again, or leave out --mlflow"
         ) from error
-    return (
-        f"deleted {n_runs} runs, {n_models} models and {n_versions} registered versions from MLflow; "
-        "mlflow gc removes the runs' files"
-    )
+    counts = counted(n_runs, "run"), counted(n_models, "model"), counted(n_versions, "registered version")
+    return f"deleted {counts[0]}, {counts[1]} and {counts[2]} from MLflow; mlflow gc removes the runs' files"

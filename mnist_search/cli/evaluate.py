@@ -13,7 +13,7 @@ from typer import Argument, Exit, echo
 from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.options import option
-from mnist_search.cli.outcome import AFTER_FINALS, print_next_commands
+from mnist_search.cli.outcome import AFTER_FINALS, print_link, print_next_commands
 from mnist_search.cli.output import print_rows
 from mnist_search.cli.status import load_study
 from mnist_search.errors import MnistSearchError, NotFound, masked
@@ -65,6 +65,8 @@ def finalize(
     train = partial(finalize, request=request, notify=partial(echo, err=True))
     _run(train, study, workers, stores, output_format, FINAL_COLUMNS)
     if not workers.quiet:
+        if (tracking := stores.tracking()) is not None:
+            print_link(study, stores.storage, tracking)
         print_next_commands(load_study(stores.storage, study), stores.storage, AFTER_FINALS)
 
 

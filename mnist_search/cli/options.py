@@ -34,7 +34,7 @@ def option(
     The verb checks a value of ``choices``, with a better message than Typer's.
     """
     if choices:
-        settings |= {"metavar": f"<{'|'.join(choices)}>", "autocompletion": completion.one_of(*choices)}
+        settings |= {"metavar": f"<{' | '.join(choices)}>", "autocompletion": completion.one_of(*choices)}
     return Option(*names, help=text, envvar=list(setting.variables) if setting else None, **settings)
 
 
@@ -112,7 +112,10 @@ class WorkerOptions:
     ] = False
     progress: Annotated[
         Literal["auto", "live", "plain", "none"],
-        option("Progress on stderr: a live table, lines, or messages only; auto is live on a terminal."),
+        option(
+            "Progress on stderr: a live table, lines, or messages only; auto is live on a terminal.",
+            metavar="<auto | live | plain | none>",
+        ),
     ] = "auto"
     quiet: Annotated[
         bool, option("Print results, warnings and errors only; implies --progress none.", "--quiet", "-q")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -73,7 +73,31 @@ def status(
     name = study or load_study(read.storage, None).name
     if watch:
         _watch(store, name)
-    print_fields(_status(store, name), read.output_format)
+    document = _status(store, name)
+    print_fields(in_words(document) if read.output_format == "table" else document, read.output_format)
+
+
+def in_words(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with its best trial and its finals in words, without zero interrupted ones."""
+    from mnist_search.records import percent
+
+    words = {name: value for name, value in document.items() if value != 0 or name != "interrupted"}
+    if best := document.get("best"):
+        words["best"] = (
+            f"trial {best['number']}: {percent(best['val_accuracy'])} with {best['num_params']:,} parameters, "
+            f"{best['architecture']}"
+        )
+    finals = document.get("finals")
+    if isinstance(finals, Mapping):
+        words["finals"] = f"{finals['trials_done']} of {finals['n_trials']} trials done"
+        if champion := finals.get("champion"):
+            words["finals"] += (
+                f"; champion {champion}: {percent(finals['test_accuracy_mean'])} of the test set"
+            )
+        words["finals"] += "".join(
+            f", {finals[state]} {state}" for state in ("running", "failed") if finals[state]
+        )
+    return words
 
 
 def _last_start(record: StudyRecord) -> float:

@@ -51,11 +51,11 @@ class Column:
 
 
 def fitting_columns(columns: Sequence[Column], width: int) -> list[Column]:
-    """The columns that fit: without empty ones first, then without the last ones; the first is always there."""
+    """The columns that fit: without the empty ones, then without the last ones; the first is always there."""
     shown = list(columns)
     while len(shown) > 1 and sum(c.least_width + GAP for c in shown) - GAP > width:
-        empty = [column for column in shown[1:] if column.is_empty]
-        shown.remove(empty[-1] if empty else shown[-1])
+        filled = [column for column in shown[1:] if not column.is_empty]
+        shown = [shown[0], *filled] if len(filled) < len(shown) - 1 else shown[:-1]
     return shown
 
 

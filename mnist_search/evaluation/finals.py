@@ -11,7 +11,15 @@ from experiments import BASELINES
 from experiments.defaults import TRAINING
 from experiments.study_config import N_TRAIN_IMAGES
 from mnist_search.errors import NotFound, StudyConflict, UsageError
-from mnist_search.records import FinalsRecord, FinalStage, FinalTask, StudyRecord, TrialRecord, percent
+from mnist_search.records import (
+    FinalsRecord,
+    FinalStage,
+    FinalTask,
+    StudyRecord,
+    TrialRecord,
+    counted,
+    percent,
+)
 from mnist_search.storage import finals
 from mnist_search.storage.database import Store
 from mnist_search.storage.older_stores import OLD_REPRODUCTIONS
@@ -111,7 +119,9 @@ def announcement(tasks: Sequence[FinalTask], trials: Sequence[TrialRecord]) -> s
     if tasks[0].split:
         return f"{subject} trained again on the search's split; the better half by mean accuracy goes on"
     seeds = max(task.seed for task in tasks) + 1
-    text = f"{subject} trained on all 60,000 images with {seeds} seeds, and evaluated on the test set"
+    text = (
+        f"{subject} trained on all 60,000 images with {counted(seeds, 'seed')}, and evaluated on the test set"
+    )
     return f"{text}: {reason}" if (reason := _reason(names[0], trials)) and len(names) == 1 else text
 
 
@@ -217,11 +227,12 @@ DEFAULT_TOP, DEFAULT_SEEDS = 5, 5
 
 
 def size_of_round(record: FinalsRecord | None) -> tuple[int, int]:
-    """Finalists and seeds of the last round; the defaults for what it does not have yet."""
+    """Finalists and seeds of the last round; the defaults without one."""
     last = record.of_round(record.rounds) if record else []
     names = {trial.task.name for trial in last if trial.task}
     seeds = [trial.task.seed for trial in last if trial.task and not trial.task.split]
-    return len(names) or DEFAULT_TOP, 1 + max(seeds) if seeds else DEFAULT_SEEDS
+    later = record.later[-1].n_trials if record and record.later else DEFAULT_SEEDS
+    return len(names) or DEFAULT_TOP, 1 + max(seeds) if seeds else later
 
 
 def evaluates_all(trials: Sequence[TrialRecord]) -> bool:

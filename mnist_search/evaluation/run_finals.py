@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
@@ -117,6 +118,7 @@ def _run_stages(
     number = select_round(last, record.name, names, seeds, again=request.again)
     finals = replace(config, study=name_of_finals(record.name))
     started = time.monotonic()
+    make_reporter = partial(make_reporter, started=started)
     while True:
         stored = finals_of(store, record)
         trials = stored.of_round(number) if stored else []

@@ -34,12 +34,16 @@ class Estimate:
         left: expected epochs until the study is done.
         seconds_left: until the study is done; None until an epoch of it has been trained.
         seconds_running: until the running trials have ended.
+        share: trained images as a share of those of the whole study.
+        is_exact: whether ``left`` is known, since nothing ends a trial early.
     """
 
     trained: int
     left: float
     seconds_left: float | None = None
     seconds_running: float | None = None
+    share: float = 0.0
+    is_exact: bool = True
 
     @property
     def total(self) -> float:
@@ -56,21 +60,47 @@ def estimate(record: StudyRecord | FinalsRecord, running: Mapping[int, int], job
         jobs: number of concurrent trials.
     """
     done = [trial for trial in record.done if trial.number not in running]
-    of_running, waiting = _epochs_left(record, running, done)
     images = _images(record.trials[-1]) if record.trials else 1
-    stages: list[tuple[int, Sequence[float], Sequence[float]]] = [(images, of_running, waiting)]
+    stages = [_Stage(images, *_epochs_left(record, running, done))]
     if isinstance(record, FinalsRecord):
-        stages += [(stage.images, [], [float(stage.epochs)] * stage.n_trials) for stage in record.later]
-    trained = sum(trial.epochs for trial in done) + sum(running.values())
-    progress = Estimate(trained, sum(sum(started) + sum(others) for _, started, others in stages))
+        stages += [_Stage(each.images, [], [float(each.epochs)] * each.n_trials) for each in record.later]
+    n_trained = sum(t.epochs * _images(t) for t in done) + images * sum(running.values())
+    n_left = sum(stage.images * stage.epochs for stage in stages)
+    progress = Estimate(
+        trained=sum(trial.epochs for trial in done) + sum(running.values()),
+        left=sum(stage.epochs for stage in stages),
+        share=n_trained / (n_trained + n_left) if n_trained else 0.0,
+        is_exact=isinstance(record, FinalsRecord) or record.config.pruner == "none" or not n_left,
+    )
     seconds = _seconds_per_image(record.trials)
     if seconds is None:
         return progress
     return replace(
         progress,
-        seconds_left=seconds * sum(n * _longest_job(started, others, jobs) for n, started, others in stages),
-        seconds_running=seconds * images * max(of_running, default=0.0),
+        seconds_left=seconds * sum(stage.images * stage.longest_job(jobs) for stage in stages),
+        seconds_running=seconds * images * max(stages[0].running, default=0.0),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Epochs left of running and waiting trials; a stage of finals starts when the one before has ended."""
+
+    images: int
+    running: Sequence[float]
+    waiting: Sequence[float]
+
+    @property
+    def epochs(self) -> float:
+        return sum(self.running) + sum(self.waiting)
+
+    def longest_job(self, jobs: int) -> float:
+        """Epochs of the job that ends last, if every waiting trial takes the first free one of ``jobs``."""
+        ends = [*self.running, *[0.0] * (jobs - len(self.running))] or [0.0]
+        heapq.heapify(ends)
+        for epochs in self.waiting:
+            heapq.heapreplace(ends, ends[0] + epochs)
+        return max(ends)
 
 
 def _epochs_left(
@@ -115,15 +145,6 @@ def _expected_epochs(done: Sequence[int], running: Sequence[int], full: int) -> 
         continues = 1 - ended[n] / reached if reached else 1.0
         expected[n] = continues * (1 + expected[n + 1])
     return expected
-
-
-def _longest_job(running: Sequence[float], waiting: Sequence[float], jobs: int) -> float:
-    """Epochs of the job that ends last, if every waiting trial takes the first free one of ``jobs``."""
-    ends = [*running, *[0.0] * (jobs - len(running))] or [0.0]
-    heapq.heapify(ends)
-    for epochs in waiting:
-        heapq.heapreplace(ends, ends[0] + epochs)
-    return max(ends)
 
 
 def _seconds_per_image(trials: Sequence[TrialRecord]) -> float | None:

@@ -63,24 +63,36 @@ def live_table(
     note: str = "",
 ) -> RenderableType:
     """The view; ``elapsed`` and ``left`` are times in words, ``note`` is a line below the table."""
-    parameters, data = "parameters", "accuracy"
-    if isinstance(record, StudyRecord):
-        parameters, data = f"parameters of {record.config.budget:,}", "validation"
+    is_search = isinstance(record, StudyRecord)
+    parameters = (
+        f"parameters of {record.config.budget:,}" if isinstance(record, StudyRecord) else "parameters"
+    )
+    has_accuracy = is_search or any(
+        row.accuracy is not None for row in rows
+    )  # most finals have one at the end
+    accuracy = ["validation" if is_search else "accuracy"] if has_accuracy else []
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("trial", overflow="ellipsis", no_wrap=True)
     has_rungs = any(row.rung for row in rows)
-    for name in (parameters, "epoch", *(["rung"] if has_rungs else []), data, "images/s"):
+    for name in (parameters, "epoch", *(["rung"] if has_rungs else []), *accuracy, "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         speed = f"{row.samples_per_second:,.0f}" if row.samples_per_second else "-"
         rung = [row.rung] if has_rungs else []
         epoch = f"{row.epoch}/{row.epochs}"
-        table.add_row(row.label, f"{row.num_params:,}", epoch, *rung, percent(row.accuracy), speed)
+        table.add_row(
+            row.label,
+            f"{row.num_params:,}",
+            epoch,
+            *rung,
+            *([percent(row.accuracy)] if has_accuracy else []),
+            speed,
+        )
     line = Table.grid(padding=(0, 2))
     line.expand = True
     line.add_column(ratio=1)
     line.add_row(
-        ProgressBar(total=max(estimate.total, 1), completed=estimate.trained),
+        ProgressBar(total=1, completed=estimate.share),
         *(Text(words, no_wrap=True) for words in (epochs_text(estimate), elapsed, left)),
     )
     below = [Text(note)] if note else []
@@ -100,8 +112,7 @@ def title(record: StudyRecord | FinalsRecord) -> str:
 
 def epochs_text(estimate: Estimate) -> str:
     """Trained and expected epochs in words."""
-    is_exact = estimate.total == int(estimate.total)
-    return f"{estimate.trained} of {'' if is_exact else 'about '}{estimate.total:.0f} epochs"
+    return f"{estimate.trained} of {'' if estimate.is_exact else 'about '}{estimate.total:.0f} epochs"
 
 
 def left_text(estimate: Estimate, seconds_left: float | None, n_running: int) -> str:

@@ -30,7 +30,7 @@ from mnist_search.execution.events import (
 )
 from mnist_search.execution.live_table import RunningTrial, label, listed
 from mnist_search.execution.supervisor import ProgressReporter
-from mnist_search.records import FinalsRecord, StudyRecord, percent
+from mnist_search.records import FinalsRecord, StudyRecord, counted, percent
 from mnist_search.storage.database import retry
 
 logger = logging.getLogger(__name__)
@@ -45,15 +45,19 @@ LINE_SECONDS = 50.0
 
 
 class PlainReporter(ProgressReporter):
-    """Prints a line per finished trial, and at least once a minute the progress of the study."""
+    """Prints a line per finished trial, and at least once a minute the progress of the study.
 
-    def __init__(self, read_record: ReadRecord, jobs: int) -> None:
+    ``started`` is when the command started, by ``time.monotonic``.
+    """
+
+    def __init__(self, read_record: ReadRecord, jobs: int, started: float | None = None) -> None:
         self._read_record, self._jobs = read_record, jobs
         self._running: dict[int, TrialStarted] = {}
         self._epochs: dict[int, TrialEpoch] = {}
         self._record = retry(read_record)
-        self._started = self._read_at = self._line_at = time.monotonic()
-        self._is_changed, self._is_syncing = True, False
+        self._read_at = self._line_at = time.monotonic()
+        self._started = self._read_at if started is None else started
+        self._is_changed, self._is_syncing, self._is_finishing = True, False, False
         self._estimate = Estimate(0, 0.0)
         self._end = 0.0
 
@@ -91,6 +95,7 @@ class PlainReporter(ProgressReporter):
                 self._running.pop(number, None)
                 self._epochs.pop(number, None)
             case Stop():
+                self._is_finishing = event.finish_running
                 self.print_line(self._stop_line(event))
             case ProcessEvent.ONLY_SYNC:
                 self._is_syncing = True
@@ -105,13 +110,10 @@ class PlainReporter(ProgressReporter):
             accuracy = trial.val_accuracy if trial.test_accuracy is None else trial.test_accuracy
             kind = "" if trial.task is None else " validation" if trial.task.split else " test"
             words += [f"{percent(accuracy):>8}{kind}", f"{trial.num_params or 0:7,} parameters"]
-            words += [
-                f"{trial.epochs:3} epoch{'' if trial.epochs == 1 else 's'}",
-                f"{trial.seconds or 0:5.0f} s",
-            ]
+            words += [f"{counted(trial.epochs, 'epoch'):>9}", f"{trial.seconds or 0:5.0f} s"]
             words += [f"{len(self._record.done)}/{self._record.n_trials}"]
         elif event.state == "WAITING":
-            words.append(f"{self._trained(event.number)} trained epochs are lost")
+            words.append(_lost(self._trained(event.number)))
         if event.reason:
             words.append(event.reason)
         if isinstance(self._record, StudyRecord) and (best := self._record.best):
@@ -124,7 +126,7 @@ class PlainReporter(ProgressReporter):
         trials = listed([label(self._record, number) for number in sorted(self._running)])
         lost = sum(map(self._trained, self._running))
         if not trials:
-            return stop.reason
+            return f"stopped: {stop.reason}"
         if stop.finish_running:
             seconds = self._update().seconds_running
             left = "" if seconds is None else f" (about {duration(max(seconds, 1))})"
@@ -132,7 +134,7 @@ class PlainReporter(ProgressReporter):
                 f"{stop.reason}: no new trial starts; waiting for the end of {trials}{left}; "
                 "another signal releases them"
             )
-        return f"{stop.reason}: releasing {trials}; {lost} trained epochs are lost and trained again later"
+        return f"{stop.reason}: releasing {trials}; {_lost(lost)} and trained again later"
 
     def _trained(self, number: int) -> int:
         return self._epochs[number].epoch if number in self._epochs else 0
@@ -180,12 +182,19 @@ class PlainReporter(ProgressReporter):
     def _left(self) -> str:
         if self._is_syncing:
             return "writing to MLflow"
-        return live_table.left_text(self._update(), self.seconds_left(), len(self._running_epochs()))
+        progress, seconds = self._update(), self.seconds_left()
+        if self._is_finishing:  # the waiting trials are not started
+            seconds = progress.seconds_running
+        return live_table.left_text(progress, seconds, len(self._running_epochs()))
 
     def print_line(self, line: str) -> None:
         """Print a line on stderr, unless nobody reads it."""
         with suppress(OSError):
             typer.echo(line, err=True)
+
+
+def _lost(epochs: int) -> str:
+    return f"{counted(epochs, 'trained epoch')} {'is' if epochs == 1 else 'are'} lost"
 
 
 class LogReporter(PlainReporter):
@@ -234,8 +243,8 @@ class _Terminal(io.FileIO):
 class RichReporter(PlainReporter):
     """A live table of the running trials, below the printed lines."""
 
-    def __init__(self, read_record: ReadRecord, jobs: int) -> None:
-        super().__init__(read_record, jobs)
+    def __init__(self, read_record: ReadRecord, jobs: int, started: float | None = None) -> None:
+        super().__init__(read_record, jobs, started)
         terminal = io.BufferedWriter(_Terminal(sys.stderr.fileno(), "w", closefd=False))
         file = io.TextIOWrapper(terminal, sys.stderr.encoding, errors="replace")
         self._console = Console(file=file, force_terminal=True)
@@ -277,9 +286,11 @@ class RichReporter(PlainReporter):
         )
 
 
-def make_reporter(read_record: ReadRecord, jobs: int, mode: ProgressMode = "auto") -> PlainReporter:
+def make_reporter(
+    read_record: ReadRecord, jobs: int, mode: ProgressMode = "auto", started: float | None = None
+) -> PlainReporter:
     """The reporter of a mode; ``auto`` shows the live table if stderr is a terminal."""
     if mode == "auto":
         mode = "live" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"
     reporters = {"live": RichReporter, "plain": PlainReporter, "none": MessageReporter}
-    return reporters[mode](read_record, jobs)
+    return reporters[mode](read_record, jobs, started)

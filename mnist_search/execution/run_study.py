@@ -43,8 +43,11 @@ WORKER, SYNC = "mnist_search.execution.worker", "mnist_search.execution.sync_pro
 DISPLAY_SECONDS = 1.0
 """How long the display of the progress waits for a locked store."""
 
-ReporterFactory: TypeAlias = Callable[[ReadRecord, int], AbstractContextManager[ProgressReporter]]
-"""Makes a reporter from a function that reads the study and the number of concurrent trials."""
+ReporterFactory: TypeAlias = Callable[..., AbstractContextManager[ProgressReporter]]
+"""Makes a reporter from a function that reads the study and the number of concurrent trials.
+
+Optionally it takes ``started``, when the command started by ``time.monotonic``, for the elapsed time.
+"""
 
 
 @dataclass(frozen=True, slots=True)

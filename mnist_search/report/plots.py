@@ -9,7 +9,13 @@ from typing import Any
 from plotly import graph_objects
 
 from mnist_search.records import StudyRecord
-from mnist_search.report.axes import accuracy_axis, error, error_points, parameter_ticks
+from mnist_search.report.axes import (
+    accuracy_axis,
+    add_note_of_hidden_points,
+    error,
+    error_points,
+    parameter_ticks,
+)
 from mnist_search.report.comparison import Row, pareto_front, studies_front
 
 SERIES = (
@@ -78,6 +84,7 @@ def accuracy_figure(record: StudyRecord, rows: Sequence[Row]) -> Any:
     counts = [trial["parameters"] for trial in trials]
     _add_ranges(figure, [*counts, *(row["parameters"] for row in rows)], [*counts, record.config.budget])
     figure.update_layout(height=640, margin={"t": 90, "l": 60, "r": 15})
+    add_note_of_hidden_points(figure, [trial["val_accuracy"] for trial in trials])
     return figure
 
 

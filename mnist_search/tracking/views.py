@@ -28,15 +28,16 @@ DIGEST_TAG = "view.digest"
 MAX_RUNS = 100
 """Runs in a chart, at most."""
 
-PARAMS = ("depth", "optimizer", "peak_lr", "weight_decay", "batch_size", "dropout", "augmentation")
-"""Params of the parallel coordinates."""
+PARAMS = ("depth", "optimizer", "peak_lr", "dropout", "augmentation")
+"""Params of the parallel coordinates, whose labels overlap if there are more."""
 
 COLUMNS = (
     *(f"metrics.`{name}`" for name in ("val_accuracy", "num_params", "epochs")),
     "tags.`state`",
     "metrics.`test_accuracy`",
+    "metrics.`repeat_val_accuracy`",
 )
-"""Columns of the table; only final runs have a test accuracy."""
+"""Columns of the table; only final runs have the last two."""
 
 
 def view_id(parent_run_id: str) -> str:

@@ -96,6 +96,7 @@ def test_empty_columns_are_left_out_first():
 
     assert fitting_columns([name, empty, last], 80) == [name, empty, last]
     assert fitting_columns([name, empty, last], 35) == [name, last]
+    assert fitting_columns([name, empty, last, empty], 38) == [name, last]
     assert fitting_columns([name, empty, last], 5) == [name]
 
 
@@ -164,7 +165,20 @@ def test_watch_goes_on_to_unfinished_finals(cli, study):
     assert code == 0
     assert "budget-1500.finals: 1 of 2 trials done, 1 running" in out
     assert "budget-1500.finals: 2 of 2 trials done, 0 running" in out
-    assert re.search(r"^finals +n_trials 2, trials_done 2, failed 0, running 0", out, re.MULTILINE)
+    assert re.search(
+        r"^finals +2 of 2 trials done; champion trial \d: 98.00 % of the test set$", out, re.MULTILINE
+    )
+
+
+def test_status_names_the_best_trial_and_the_interrupted_ones_in_words(cli, study):
+    _, out, _ = cli("status", "budget-1500")
+    best = study.record().best
+
+    line = next(line for line in out.splitlines() if line.startswith("best "))
+    assert line.split("  ")[-1].strip().startswith(f"trial {best.number}: 9")
+    assert f"with {best.num_params:,} parameters, " in line
+    assert "interrupted" not in out
+    assert re.search(r"^finals +-$", out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("study")
@@ -261,14 +275,14 @@ def test_space_and_explain_use_words_instead_of_class_names(cli):
                 "<tpe|random|gp|mutation>",
                 "percentile",
                 "hyperband",
-                "<auto|cpu|mps|cuda>",
-                "<auto|live|plain|none>",
+                "<auto | cpu | mps | cuda>",
+                "<auto | live | plain | none>",
             ],
         ),
-        ("resume", ["<auto|live|plain|none>", "--finish-running"]),
-        ("finalize", ["<auto|live|plain|none>", "--finish-running"]),
-        ("reproduce", ["<auto|live|plain|none>"]),
-        ("trials", ["<complete|pruned|fail|running|waiting>", "val_accuracy"]),
+        ("resume", ["<auto | live | plain | none>", "--finish-running"]),
+        ("finalize", ["<auto | live | plain | none>", "--finish-running"]),
+        ("reproduce", ["<auto | live | plain | none>"]),
+        ("trials", ["<complete | pruned | fail | running | waiting>", "val_accuracy"]),
     ],
 )
 def test_help_lists_choices(cli, verb, choices):
@@ -342,7 +356,7 @@ def test_study_is_deleted_after_a_question(cli, study, monkeypatch):
     assert [(code, unchanged) for code, _, _, unchanged in answers.values()] == [
         (2, True), (1, True), (0, False),
     ]  # fmt: skip
-    assert "delete budget-1500 (6 trials)?" in answers["n\n"][2]
+    assert "delete budget-1500 (6 trials); runs and models stay in MLflow?" in answers["n\n"][2]
     assert "pass --yes" in answers[""][2]
     assert answers["y\n"][1].strip() == "deleted budget-1500 (6 trials)"
 

@@ -216,8 +216,11 @@ def test_finalists_of_a_later_search_are_a_new_round(store, study_config):
 def test_options_that_are_not_given_are_those_of_the_last_round(store, record):
     assert size_of_round(finals_of(store, record)) == (5, 5)
     finals = open_finals(store, record)
-    finals.add(tasks_of(record, 2, 1, evaluate_all=False))
-    assert size_of_round(finals.record()) == (2, 5)  # its final trials are not known yet
+    tasks = tasks_of(record, 2, 1, evaluate_all=False)
+    finals.add(tasks)
+    assert size_of_round(finals.record()) == (2, 5)  # as in a store of an earlier version
+    finals.add(tasks, later_stages(tasks, 3))
+    assert size_of_round(finals.record()) == (2, 3)
     for _ in range(2):
         finish_final(finals, 0.9)
     finals.add(tasks_of(record, 2, 3, finals.record().of_round(1), evaluate_all=False))

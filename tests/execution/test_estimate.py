@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from rich.console import Console
 
 from experiments import BASELINES, StudyConfig
 from mnist_search.execution.estimate import N_ASSUMED, duration, estimate
-from mnist_search.execution.live_table import left_text, listed
+from mnist_search.execution.live_table import RunningTrial, epochs_text, left_text, listed, live_table
 from mnist_search.records import EpochMetrics, FinalsRecord, FinalStage, FinalTask, StudyRecord, TrialRecord
 
 START = datetime(2026, 11, 27)  # noqa: DTZ001 - as Optuna stores it
@@ -44,6 +45,7 @@ def test_without_a_pruner_every_trial_takes_its_epochs():
     result = estimate(record, {1: 5}, jobs=1)
 
     assert (result.trained, result.left, result.total) == (20, 40.0, 60.0)
+    assert (result.share, result.is_exact) == (20 / 60, True)
     assert (result.seconds_left, result.seconds_running) == (400.0, 100.0)
 
 
@@ -80,6 +82,7 @@ def test_later_stages_of_finals_count():
     result = estimate(record, {}, jobs=2)
 
     assert (record.n_trials, record.n_left, result.total) == (8, 1, 32.0)
+    assert result.share == pytest.approx(4 * 0.5 / (4 * 3 * 0.5 + 5 * 4))
     assert result.seconds_left == pytest.approx(4 + 4 + 3 * 4 * 2)  # two jobs: three rounds of full trainings
 
 
@@ -106,6 +109,14 @@ def test_screening_is_expected_to_train_four_to_six_epochs_a_trial():
     left = estimate(study([], n_trials=50, pruner="screening"), {}, jobs=1).left
 
     assert 4 * 50 < left < 6 * 50
+
+
+def test_epochs_under_a_pruner_are_about_right_and_those_of_a_finished_study_exact():
+    running = estimate(study([trial(0, "COMPLETE", 15)], n_trials=2, pruner="asha"), {}, jobs=1)
+    done = estimate(study([trial(0, "COMPLETE", 15)], n_trials=1, pruner="asha"), {}, jobs=1)
+
+    assert epochs_text(running).startswith("15 of about ")
+    assert epochs_text(done) == "15 of 15 epochs"
 
 
 def test_a_pruner_makes_the_estimate_shorter_from_the_start():
@@ -180,3 +191,17 @@ def test_time_left_in_words():
 
 def test_trials_are_listed_in_words():
     assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize(("accuracy", "has_column"), [(None, False), (0.5, True)])
+def test_table_of_finals_has_a_column_for_accuracies_of_running_trials_only_if_there_are_any(
+    accuracy, has_column
+):
+    record = FinalsRecord(name="s.finals", uid="u", trials=[])
+    row = RunningTrial("trial 1, seed 0", 1000, 1, 4, accuracy, 1000.0)
+    console = Console(width=100)
+
+    with console.capture() as capture:
+        console.print(live_table(record, [row], estimate(record, {}, jobs=1), "", ""))
+
+    assert ("accuracy" in capture.get()) == has_column

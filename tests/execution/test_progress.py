@@ -7,6 +7,7 @@ import re
 import signal
 import sqlite3
 import sys
+import time
 from contextlib import closing
 
 import pytest
@@ -105,7 +106,7 @@ def test_released_trial_is_not_finished_and_its_line_says_what_is_lost(search_st
     reporter.handle(TrialEnded(claim.trial.number, "WAITING"))
 
     assert "0 of 4 trials done, 0 running, 0 of 8 epochs" in reporter.progress_line()
-    assert "released  1 trained epochs are lost" in capsys.readouterr().err
+    assert "released  1 trained epoch is lost" in capsys.readouterr().err
 
 
 def test_stop_says_which_trials_are_released_and_what_that_costs(search_study, capsys):
@@ -132,6 +133,19 @@ def test_stop_that_lets_trials_end_says_which_and_how_long_they_take(search_stud
     line = capsys.readouterr().err
     assert "no new trial starts; waiting for the end of trial 0 (about 1 min)" in line
     assert "another signal releases them" in line
+    assert reporter.progress_line().endswith(", about 1 min left")  # not that of the waiting trials
+
+
+def test_stop_without_running_trials_is_a_sentence(search_study, capsys):
+    PlainReporter(search_study.record, 1).handle(Stop("SIGINT", signal.SIGINT))
+
+    assert capsys.readouterr().err == "stopped: SIGINT\n"
+
+
+def test_elapsed_time_is_that_of_the_command(search_study):
+    reporter = make_reporter(search_study.record, 1, "plain", started=time.monotonic() - 600)
+
+    assert ", elapsed 10 min, " in reporter.progress_line()
 
 
 def test_plain_progress_is_printed_once_a_minute(search_study, capsys, monkeypatch):

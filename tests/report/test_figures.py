@@ -105,6 +105,15 @@ def test_axis_shows_nine_of_ten_points_and_says_what_it_leaves_out(record):
     assert note.text == "1 point below 92 % not shown; Autoscale shows all"
 
 
+def test_trials_below_the_axis_of_accuracy_against_parameters_are_counted(record):
+    trials = [*(trial(number, 0.99) for number in range(3)), trial(3, 0.3), trial(4, 0.4)]
+
+    figure = accuracy_figure(replace(record, trials=trials), [])
+
+    notes = [note.text for note in figure.layout.annotations if "not shown" in note.text]
+    assert notes == ["2 points below 98 % not shown; Autoscale shows all"]
+
+
 def finished_study(n, rates):
     """A study whose trials have the learning rates of two optimizers, and one that is complete with one rate."""
     study = optuna.create_study(direction="maximize")

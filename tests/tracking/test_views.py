@@ -45,7 +45,7 @@ def test_view_has_the_name_of_the_study_its_columns_and_its_charts(tracking):
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val_accuracy`", False)
     assert state["selectedColumns"] == [
         "metrics.`val_accuracy`", "metrics.`num_params`", "metrics.`epochs`", "tags.`state`",
-        "metrics.`test_accuracy`",
+        "metrics.`test_accuracy`", "metrics.`repeat_val_accuracy`",
     ]  # fmt: skip
     assert [chart["type"] for chart in state["compareRunCharts"]] == ["SCATTER", "LINE", "PARALLEL"]
     sections = {section["uuid"] for section in state["compareRunSections"]}
@@ -64,8 +64,8 @@ def test_filter_columns_and_charts_of_the_view_find_the_trials(search_study, mak
     )
     assert [each.info.run_id for each in found] == [run.info.run_id]
     known = {"metrics": run.data.metrics, "params": run.data.params, "tags": run.data.tags}
-    *columns, of_finals = state["selectedColumns"]
-    assert of_finals == "metrics.`test_accuracy`"
+    *columns, test_accuracy, repeated = state["selectedColumns"]
+    assert (test_accuracy, repeated) == ("metrics.`test_accuracy`", "metrics.`repeat_val_accuracy`")
     for column in columns:
         kind, _, name = column.partition(".")
         assert name.strip("`") in known[kind]
