@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mnist_search
-from mnist_search.cli import delete, evaluate, export, search, setup, show, status, stores
+from mnist_search.cli import delete, doctor, evaluate, export, search, setup, show, status, stores
 from mnist_search.cli.options import expand_groups, option
 from mnist_search.cli.streams import discard_unwritable_output, is_end_of_reader, prepare_streams
 from mnist_search.errors import DiskError, MnistSearchError, TryAgain, first_line, masked
@@ -34,7 +34,16 @@ PANELS = {
         *(status.status, show.studies, show.trials, show.best, show.explain),
         *(show.compare, show.leaderboard, show.report),
     ),
-    "Setup": (setup.data, setup.init, setup.ui, setup.bench, stores.copy, stores.backup, delete.delete),
+    "Setup": (
+        setup.data,
+        setup.init,
+        setup.ui,
+        setup.bench,
+        doctor.doctor,
+        stores.copy,
+        stores.backup,
+        delete.delete,
+    ),
 }
 
 for panel, verbs in PANELS.items():

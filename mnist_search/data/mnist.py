@@ -40,6 +40,11 @@ ADVICE = (
 )
 
 
+def cache_dir() -> Path:
+    """The folder of downloaded files, in torchvision's layout."""
+    return user_cache_path("mnist-search") / "MNIST" / "raw"
+
+
 def resolve_data_dir(data_dir: Path | None) -> Path:
     """The given folder, or the cache, into which missing files are downloaded.
 
@@ -48,9 +53,8 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
         DiskError: the cache cannot be written.
     """
     if data_dir is None:
-        cache = user_cache_path("mnist-search") / "MNIST" / "raw"  # torchvision's layout
-        download(cache)
-        return cache
+        download(cache_dir())
+        return cache_dir()
     if not data_dir.is_dir():
         raise Unavailable(f"no MNIST data: {data_dir} is not a folder; {ADVICE}")
     return data_dir

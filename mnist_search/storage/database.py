@@ -141,6 +141,15 @@ class Store:
         seconds = sa.func.strftime("%s", "now") if self.path else sa.func.extract("epoch", sa.func.now())
         return sa.cast(seconds, sa.Float)
 
+    def clock_skew(self) -> float:
+        """Seconds by which this machine's clock is ahead of the database's; 0 for a SQLite file."""
+        if self.path:
+            return 0.0
+        before = time.time()
+        with self.engine.connect() as connection:
+            now = connection.execute(sa.select(self.now())).scalar_one()
+        return (before + time.time()) / 2 - now
+
     def is_same(self, other: Store) -> bool:
         """Whether both are open on the same database."""
         return make_url(self.url) == make_url(other.url)

@@ -67,6 +67,12 @@ def mnist_search_studies(store: Store) -> list[optuna.Study]:
     return [study for study in studies if CONFIG_ATTR in study.user_attrs]
 
 
+def mnist_search_names(store: Store) -> list[str]:
+    """Names of the search studies and finals of the store."""
+    loaded = (load(store, name) for name in optuna.get_all_study_names(store.storage))
+    return [study.study_name for study in loaded if {CONFIG_ATTR, KIND_ATTR} & study.user_attrs.keys()]
+
+
 def name_metrics(study: optuna.Study, *names: str) -> None:
     """Name the objectives of a study, for optuna-dashboard and for Optuna's figures."""
     with warnings.catch_warnings():
