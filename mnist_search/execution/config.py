@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ReadRecord: TypeAlias = Callable[[], StudyRecord | FinalsRecord]
 WarmStart: TypeAlias = Literal["none", "baselines", "templates"]
+Engine: TypeAlias = Literal["processes", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class RunConfig:
         n_trials: number of trained trials; None for the stored number.
         extra_trials: number of trained trials in addition to ``n_trials``.
         sampler: a sampler in place of the one that ``config`` names.
+        engine: what starts the workers: processes of this machine, or Ray.
+        address: of the Ray cluster; None for a local one.
         jobs: number of concurrent trials on the CPU or on each GPU; None for the device's default.
         device: auto, cuda for every GPU, cuda:0,cuda:2 for some, mps or cpu; of a worker, one.
         trial_threads: of a worker.
@@ -59,6 +62,8 @@ class RunConfig:
     n_trials: int | None = None
     extra_trials: int = 0
     sampler: BaseSampler | None = None
+    engine: Engine = "processes"
+    address: str | None = None
     jobs: int | None = None
     device: str = "auto"
     trial_threads: int = 1
@@ -80,10 +85,16 @@ class RunConfig:
                 raise UsageError(f"{name} takes a number above 0, not {value}")
         if (self.keep_models or 0) < 0 or (stop["target_accuracy"] or 0) > 1:
             raise UsageError("keep_models takes a number from 0, and target_accuracy a fraction")
-        choices = {"precision": ("auto", "bf16", "fp32"), "warm_start": get_args(WarmStart)}
+        choices = {
+            "precision": ("auto", "bf16", "fp32"),
+            "warm_start": get_args(WarmStart),
+            "engine": get_args(Engine),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} takes {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.address and self.engine != "ray":
+            raise UsageError("an address is that of a Ray cluster; pass --engine ray, too")
 
     def open_study(self, store: Store) -> SearchStudy | FinalsStudy:
         """Open the study; a worker's store is open for writing."""

@@ -19,11 +19,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class TrialStarted(Event):
-    """Training of a trial starts."""
+    """Training of a trial starts, in a cluster on a ``node``."""
 
     number: int
     num_params: int
     epochs: int
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

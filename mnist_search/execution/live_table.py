@@ -26,6 +26,7 @@ class RunningTrial:
     accuracy: float | None
     samples_per_second: float | None
     rung: str | None = None
+    node: str | None = None
 
 
 def label(record: StudyRecord | FinalsRecord, number: int) -> str:
@@ -74,11 +75,14 @@ def live_table(
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("trial", overflow="ellipsis", no_wrap=True)
     has_rungs = any(row.rung for row in rows)
+    has_nodes = any(row.node for row in rows)
     for name in (parameters, "epoch", *(["rung"] if has_rungs else []), *accuracy, "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
+    if has_nodes:
+        table.add_column("node", overflow="ellipsis", no_wrap=True)
     for row in rows:
         speed = f"{row.samples_per_second:,.0f}" if row.samples_per_second else "-"
-        rung = [row.rung] if has_rungs else []
+        rung, node = [row.rung] if has_rungs else [], [row.node] if has_nodes else []
         epoch = f"{row.epoch}/{row.epochs}"
         table.add_row(
             row.label,
@@ -87,6 +91,7 @@ def live_table(
             *rung,
             *([percent(row.accuracy)] if has_accuracy else []),
             speed,
+            *node,
         )
     line = Table.grid(padding=(0, 2))
     line.expand = True

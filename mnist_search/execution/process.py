@@ -42,7 +42,11 @@ class ModuleProcess(subprocess.Popen[bytes]):
     Attributes:
         config: what the process has received.
         connection: to the process; receiving raises EOFError once it has ended.
+        is_waiting, lost_node: of workers in a cluster, see ``RayWorker``.
     """
+
+    is_waiting = False
+    lost_node: str | None = None
 
     def __init__(self, module: str, config: Any) -> None:
         self.config = config

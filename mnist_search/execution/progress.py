@@ -283,6 +283,7 @@ class RichReporter(PlainReporter):
             last.accuracy,
             last.samples_per_second,
             live_table.rung_of(self._record, last.epoch),
+            trial.node,
         )
 
 

@@ -6,14 +6,16 @@ Ray places an actor on any node with a free CPU or GPU, and a replacement on the
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from mnist_search.devices import TRIALS_PER_GPU
@@ -27,6 +29,10 @@ from mnist_search.storage.urls import sqlite_path
 if TYPE_CHECKING:
     import numpy as np
 
+CONNECT_SECONDS = 5.0
+
+RETRY_SECONDS = 1.0
+
 POLL_SECONDS = 5.0
 """How long a call for events waits for one."""
 
@@ -39,18 +45,21 @@ def ray_engine(config: RunConfig) -> Iterator[RayEngine]:
         UnusableConfiguration: Ray is not installed, or the store is a file and the cluster has several nodes.
         Unavailable: there is no cluster at the address.
     """
+    on_termination = signal.getsignal(signal.SIGTERM)
     environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
     try:
         import ray
     except ImportError as error:
         raise UnusableConfiguration("Ray is not installed; pip install 'mnist-search[ray]'") from error
+    if config.address and ":" in config.address:
+        _check_address(config.address)
     local: dict[str, Any] = {"num_cpus": usable_cores(), "include_dashboard": False}
     workers_path = {"env_vars": {"PYTHONPATH": child_environment()["PYTHONPATH"]}}
     try:
         with warnings.catch_warnings(action="ignore"):
             ray.init(
-                config.address,
+                config.address or "local",
                 namespace="mnist-search",
                 runtime_env=workers_path,
                 log_to_driver=False,
@@ -58,16 +67,30 @@ def ray_engine(config: RunConfig) -> Iterator[RayEngine]:
                 **({} if config.address else local),
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise Unavailable(
-            f"no Ray cluster at {config.address}: {first_line(error)}; start one with ray start --head, or leave "
-            "out --address"
-        ) from error
+        raise _no_cluster(config.address, error) from error
     try:
         engine = RayEngine(config)
         engine.check_store()
         yield engine
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)  # Ray has set its own
+
+
+def _check_address(address: str) -> None:
+    """Raise Unavailable if nobody listens there; Ray tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"no Ray cluster at {address}: {first_line(error)}; start one with ray start --head, or leave out --address"
+    )
 
 
 class RayEngine:
@@ -146,13 +169,18 @@ class WorkerActor:
 
     def run(self, config: RunConfig, *arrays: np.ndarray) -> None:
         """Run the worker to its end."""
+        import torch
+
+        from mnist_search.data.dataset import Digits, Split
         from mnist_search.execution import worker
         from mnist_search.execution.runtime import report_outcome
 
         with warnings.catch_warnings(action="ignore"):  # the arrays are read-only, and no one writes them
-            data = worker.split_of_arrays(arrays, config.device)
+            data = Split(
+                Digits(*map(torch.from_numpy, arrays[:2])), Digits(*map(torch.from_numpy, arrays[2:]))
+            )
         with self._child:
-            report_outcome(partial(worker.run, data=data), config, self._child)
+            report_outcome(partial(worker.run, data=data.to(config.device)), config, self._child)
 
     def events(self) -> list[Event] | None:
         """The events since the last call, waiting for one; None after the last one."""
@@ -168,6 +196,12 @@ class WorkerActor:
         """Send the worker a message of the supervisor."""
         with suppress(OSError):
             self._parent.send(message)
+
+
+def _is_alive(node_id: str) -> bool:
+    import ray
+
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
 
 
 class RayWorker:
@@ -191,24 +225,38 @@ class RayWorker:
 
     def _relay(self) -> None:
         """Pass the events of the actor on to ``connection``, until it ends or dies."""
-        import ray
         from ray.exceptions import RayError
 
-        node_id = name = ""
         try:
-            node_id, name = ray.get(self._actor.node.remote())
+            node_id, name = self._call(self._actor.node)
             self.is_waiting = False
-            while (events := ray.get(self._actor.events.remote())) is not None:
-                for event in events:
-                    self._events.send(replace(event, node=name) if isinstance(event, TrialStarted) else event)
-        except RayError:
-            with suppress(Exception):  # the connection to the cluster is lost, too
-                alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-                self.lost_node = name if node_id and node_id not in alive else None
-        except OSError:  # the supervisor has closed the connection
+            try:
+                while (events := self._call(self._actor.events)) is not None:
+                    for event in events:
+                        self._events.send(
+                            replace(event, node=name) if isinstance(event, TrialStarted) else event
+                        )
+            except RayError:
+                if not _is_alive(node_id):
+                    self.lost_node = name
+        except (
+            RayError,
+            OSError,
+        ):  # killed before it had a node, or the supervisor has closed the connection
             pass
         finally:
             self._events.close()
+
+    def _call(self, method: Any) -> Any:
+        """The result of a method of the actor; again while its node does not answer, until Ray declares it dead."""
+        import ray
+        from ray.exceptions import ActorUnavailableError
+
+        while True:
+            try:
+                return ray.get(method.remote())
+            except ActorUnavailableError:
+                time.sleep(RETRY_SECONDS)
 
     def send(self, message: object) -> None:
         """Send a message; it ends a worker that waits for a node."""
@@ -227,7 +275,12 @@ class RayWorker:
         """Wait for the worker, kill it after ``seconds``, and close the connection; its exit code."""
         import ray
 
-        ended, _ = ray.wait([self._run], timeout=seconds)
+        try:
+            ray.get(self._run, timeout=seconds)
+        except ray.exceptions.RayError:  # it was killed, or has not ended in time
+            code = -9
+        else:
+            code = 0
         self.kill()
         self.connection.close()
-        return 0 if ended else -9
+        return code

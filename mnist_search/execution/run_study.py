@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import cloudpickle
 from optuna.exceptions import StorageInternalError
@@ -25,7 +25,7 @@ from mnist_search.errors import (
 from mnist_search.execution.config import ReadRecord, RunConfig
 from mnist_search.execution.events import Stop
 from mnist_search.execution.process import ModuleProcess, SyncRunner
-from mnist_search.execution.supervisor import ProgressReporter, Supervisor
+from mnist_search.execution.supervisor import ProgressReporter, Supervisor, WorkerHandle
 from mnist_search.records import StudyRecord
 from mnist_search.search.configurations import check_size
 from mnist_search.search.pruners import check_pruner
@@ -106,13 +106,14 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
     shown = retry(lambda: config.open_study(Store.open(config.storage, busy_seconds=DISPLAY_SECONDS)))
     read_record: ReadRecord = shown.record
     record = retry(read_record)
-    workers = worker_configs(config, record.n_left)
-    n_jobs = sum(worker.trial_threads for worker in workers)
     # The sync process does not need the sampler, whose classes it might not be able to import.
     start_sync = partial(ModuleProcess, SYNC, replace(config, sampler=None)) if config.mlflow else None
-    with make_reporter(read_record, n_jobs) as reporter:
-        start_worker, sync = partial(ModuleProcess, WORKER), SyncRunner(start_sync)
-        supervisor = Supervisor(start_worker, reporter, sync, config.finish_running)
+    with ExitStack() as stack:
+        engine = stack.enter_context(open_engine(config))
+        workers = engine.worker_configs(record.n_left)
+        n_jobs = sum(worker.trial_threads for worker in workers)
+        reporter = stack.enter_context(make_reporter(read_record, n_jobs))
+        supervisor = Supervisor(engine.start, reporter, SyncRunner(start_sync), config.finish_running)
         with supervisor.handling_signals():
             try:
                 stop = supervisor.run_workers(workers, config.stop_conditions.timeout)
@@ -133,6 +134,40 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
             "with --jobs, then run the same command again"
         )
     return supervisor.stop or stop
+
+
+class Engine(Protocol):
+    """Starts the workers of one command."""
+
+    def worker_configs(self, n_left: int) -> list[RunConfig]:
+        """The configs of the workers for the trials that are left."""
+
+    def start(self, config: RunConfig, /) -> WorkerHandle:
+        """Start a worker."""
+
+
+class ProcessEngine:
+    """Workers are processes of this machine."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def worker_configs(self, n_left: int) -> list[RunConfig]:
+        """A process per job on the CPU, or one per GPU."""
+        return worker_configs(self._config, n_left)
+
+    def start(self, config: RunConfig) -> ModuleProcess:
+        """Start a process."""
+        return ModuleProcess(WORKER, config)
+
+
+def open_engine(config: RunConfig) -> AbstractContextManager[Engine]:
+    """The engine of a command, until the context ends."""
+    if config.engine == "processes":
+        return nullcontext(ProcessEngine(config))
+    from mnist_search.execution.ray_engine import ray_engine
+
+    return ray_engine(config)
 
 
 def _checked(run_config: RunConfig) -> RunConfig:
@@ -162,9 +197,11 @@ def with_device_and_data(config: RunConfig, files: Iterable[str]) -> RunConfig:
         UnusableConfiguration: this machine has no such device.
         Unavailable: a file is missing.
     """
-    devices = resolve_devices(config.device)
     folder = mnist.resolve_data_dir(config.data_dir)
     mnist.verify(folder, files)
+    if config.engine == "ray":  # whose nodes have devices of their own
+        return replace(config, data_dir=folder.absolute())
+    devices = resolve_devices(config.device)
     jobs = config.jobs or default_jobs(devices[0])
     return replace(config, device=",".join(devices), jobs=jobs, data_dir=folder.absolute())
 

@@ -81,10 +81,17 @@ class Channel(logging.Handler):
 def run_process(run: Callable[[Any, Channel], None]) -> None:
     """The main function of a started process: run it to its end and report the outcome to the supervisor."""
     connection, config = connect_to_parent()
+    report_outcome(run, config, connection)
+    exit_without_teardown(0)
+
+
+def report_outcome(run: Callable[[Any, Channel], None], config: Any, connection: Connection) -> None:
+    """Run a worker or a sync to its end and send the outcome to the supervisor."""
     channel = Channel(connection)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, channel.request_stop)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, channel.request_stop)
     set_defaults()
     configure_logging()
     logging.getLogger("mnist_search").addHandler(channel)
@@ -103,7 +110,6 @@ def run_process(run: Callable[[Any, Channel], None]) -> None:
     else:
         if not channel.terminated:  # the supervisor replaces a terminated worker
             channel.send(ProcessEvent.DONE)
-    exit_without_teardown(0)
 
 
 class LeaseThread:

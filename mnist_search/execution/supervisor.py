@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 from mnist_search.errors import TryAgain
 from mnist_search.execution.config import RunConfig
@@ -24,7 +24,7 @@ from mnist_search.execution.events import (
     TrialEpoch,
     WorkerFailed,
 )
-from mnist_search.execution.process import ModuleProcess, SyncRunner
+from mnist_search.execution.process import SyncRunner
 
 STOP_SECONDS = 20.0
 """Time for workers to release their trials before they are killed."""
@@ -36,6 +36,24 @@ MAX_RESTARTS = 3
 POLL_SECONDS = 0.5
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class WorkerHandle(Protocol):
+    """A worker that was started: a process of this machine, or an actor of a cluster."""
+
+    config: RunConfig
+    connection: Connection
+    is_waiting: bool
+    lost_node: str | None
+
+    def send(self, message: object, /) -> None:
+        """Send a message; without effect if the worker has ended."""
+
+    def kill(self) -> None:
+        """Kill the worker."""
+
+    def end(self, seconds: float) -> int:
+        """Wait for the worker, kill it after ``seconds``, and close the connection; its exit code."""
 
 
 class ProgressReporter:
@@ -63,11 +81,11 @@ class Supervisor:
         signalled: time of the first signal.
     """
 
-    start_process: Callable[[RunConfig], ModuleProcess]
+    start_process: Callable[[RunConfig], WorkerHandle]
     reporter: ProgressReporter
     sync: SyncRunner = field(default_factory=SyncRunner)
     finish_running: bool = False
-    processes: dict[Connection, ModuleProcess] = field(default_factory=dict)
+    processes: dict[Connection, WorkerHandle] = field(default_factory=dict)
     training: set[Connection] = field(default_factory=set)
     restarts: int = 0
     finished: bool = False
@@ -146,6 +164,7 @@ class Supervisor:
             case ProcessEvent.DONE:
                 self.finished = True
                 self._close(connection)
+                self._close_waiting()
             case WorkerFailed():
                 self.failure = self.failure or event
                 self._close(connection)
@@ -191,9 +210,20 @@ class Supervisor:
 
     def _handle_exit(self, connection: Connection) -> None:
         """Handle a worker that exited without reporting."""
-        config = self.processes[connection].config
+        config, node = self.processes[connection].config, self.processes[connection].lost_node
         code = self._close(connection)
-        self._restart(config, f"a worker crashed (exit code {code})")
+        if node is None:
+            self._restart(config, f"a worker crashed (exit code {code})")
+        elif not (self.stop or self.finishing):
+            self._show_once(Message(f"node {node} was lost; its workers start on free nodes"))
+            self.start_worker(config)
+
+    def _close_waiting(self) -> None:
+        """End the workers that wait for a node, since no trial is left."""
+        for connection, process in list(self.processes.items()):
+            if process.is_waiting:
+                process.kill()
+                self._close(connection)
 
     def _restart(self, config: RunConfig, what: str) -> None:
         """Start another worker in place of one that crashed, up to MAX_RESTARTS."""

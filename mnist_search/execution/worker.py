@@ -32,6 +32,7 @@ from mnist_search.execution.trials import (
 from mnist_search.records import EpochMetrics, StudyRecord
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store, retry
+from mnist_search.storage.finals import FinalsStudy
 from mnist_search.storage.queue import Claim, LostLease
 from mnist_search.training.device import own_stream, select_compute_mode, use_one_thread
 from mnist_search.training.steps import free_memory
@@ -46,18 +47,14 @@ MAX_CONSECUTIVE_ERRORS = 3
 class Worker:
     """The trials of one process, in one or more threads that share a device."""
 
-    def __init__(self, config: RunConfig, channel: Channel) -> None:
+    def __init__(self, config: RunConfig, channel: Channel, data: Split | None = None) -> None:
         self._config = config
         self._channel = channel
         self._device = torch.device(config.device)
         self._compute_mode = select_compute_mode(self._device, config.precision)
         self._study = config.open_study(Store.open(config.storage, write=True))
         self._read: ReadRecord = self._study.record
-        assert config.data_dir is not None
-        if isinstance(self._study, SearchStudy):
-            self._data = load_split(config.data_dir, *self._study.config.split, self._device)
-        else:
-            self._data = Split(*load_train_and_test(config.data_dir, self._device))
+        self._data = data or load_data(config, self._device, self._study)
         self._store = StoreThread()
         self._leases = LeaseThread(self._study.queue.renew)
         self._lock = threading.Lock()
@@ -247,11 +244,22 @@ class Worker:
             )
 
 
-def run(config: RunConfig, channel: Channel) -> None:
+def load_data(
+    config: RunConfig, device: torch.device | str, study: SearchStudy | FinalsStudy | None = None
+) -> Split:
+    """The images of a study: those of its split, or for finals those of the training and test set."""
+    assert config.data_dir is not None
+    study = study or config.open_study(Store.open(config.storage))
+    if isinstance(study, SearchStudy):
+        return load_split(config.data_dir, *study.config.split, device)
+    return Split(*load_train_and_test(config.data_dir, torch.device(device)))
+
+
+def run(config: RunConfig, channel: Channel, data: Split | None = None) -> None:
     """Run a worker on one core; MemoryError if the device has too little memory."""
     use_one_thread()
     try:
-        retry(partial(Worker, config, channel)).run()
+        retry(partial(Worker, config, channel, data)).run()
     except torch.OutOfMemoryError as error:
         raise MemoryError(str(error)) from error
 

