@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ReadRecord: TypeAlias = Callable[[], StudyRecord | FinalsRecord]
 WarmStart: TypeAlias = Literal["none", "baselines", "templates"]
-Engine: TypeAlias = Literal["processes", "ray"]
+EngineName: TypeAlias = Literal["processes", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class RunConfig:
     n_trials: int | None = None
     extra_trials: int = 0
     sampler: BaseSampler | None = None
-    engine: Engine = "processes"
+    engine: EngineName = "processes"
     address: str | None = None
     jobs: int | None = None
     device: str = "auto"
@@ -88,7 +88,7 @@ class RunConfig:
         choices = {
             "precision": ("auto", "bf16", "fp32"),
             "warm_start": get_args(WarmStart),
-            "engine": get_args(Engine),
+            "engine": get_args(EngineName),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

@@ -109,11 +109,11 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
     # The sync process does not need the sampler, whose classes it might not be able to import.
     start_sync = partial(ModuleProcess, SYNC, replace(config, sampler=None)) if config.mlflow else None
     with ExitStack() as stack:
-        engine = stack.enter_context(open_engine(config))
-        workers = engine.worker_configs(record.n_left)
+        launcher = stack.enter_context(open_launcher(config))
+        workers = launcher.worker_configs(record.n_left)
         n_jobs = sum(worker.trial_threads for worker in workers)
         reporter = stack.enter_context(make_reporter(read_record, n_jobs))
-        supervisor = Supervisor(engine.start, reporter, SyncRunner(start_sync), config.finish_running)
+        supervisor = Supervisor(launcher.start, reporter, SyncRunner(start_sync), config.finish_running)
         with supervisor.handling_signals():
             try:
                 stop = supervisor.run_workers(workers, config.stop_conditions.timeout)
@@ -136,7 +136,7 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
     return supervisor.stop or stop
 
 
-class Engine(Protocol):
+class Launcher(Protocol):
     """Starts the workers of one command."""
 
     def worker_configs(self, n_left: int) -> list[RunConfig]:
@@ -146,7 +146,7 @@ class Engine(Protocol):
         """Start a worker."""
 
 
-class ProcessEngine:
+class ProcessLauncher:
     """Workers are processes of this machine."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -161,13 +161,13 @@ class ProcessEngine:
         return ModuleProcess(WORKER, config)
 
 
-def open_engine(config: RunConfig) -> AbstractContextManager[Engine]:
-    """The engine of a command, until the context ends."""
+def open_launcher(config: RunConfig) -> AbstractContextManager[Launcher]:
+    """The launcher of a command, until the context ends."""
     if config.engine == "processes":
-        return nullcontext(ProcessEngine(config))
-    from mnist_search.execution.ray_engine import ray_engine
+        return nullcontext(ProcessLauncher(config))
+    from mnist_search.execution.ray_launcher import ray_launcher
 
-    return ray_engine(config)
+    return ray_launcher(config)
 
 
 def _checked(run_config: RunConfig) -> RunConfig:

@@ -11,7 +11,7 @@ import pytest
 from mnist_search.errors import Unavailable, UnusableConfiguration, UsageError
 from mnist_search.execution.config import RunConfig
 from mnist_search.execution.events import STOP, Message, ProcessEvent, TrialEnded, TrialEpoch, TrialStarted
-from mnist_search.execution.run_study import ProcessEngine, open_engine
+from mnist_search.execution.run_study import ProcessLauncher, open_launcher
 from mnist_search.execution.supervisor import ProgressReporter, Supervisor
 from mnist_search.search.study import SearchStudy
 
@@ -31,14 +31,14 @@ def config(search_study, store, mnist_dir):
 
 
 @pytest.fixture(params=["processes", pytest.param("ray", marks=needs_ray)])
-def engine(request, config):
-    with open_engine(replace(config, engine=request.param)) as opened:
+def launcher(request, config):
+    with open_launcher(replace(config, engine=request.param)) as opened:
         yield opened
 
 
-def start(engine):
-    (config,) = engine.worker_configs(1)
-    return engine.start(config)
+def start(launcher):
+    (config,) = launcher.worker_configs(1)
+    return launcher.start(config)
 
 
 def events_of(worker, until=lambda _event: False):
@@ -54,8 +54,8 @@ def events_of(worker, until=lambda _event: False):
     raise TimeoutError(events)
 
 
-def test_worker_trains_every_trial_and_ends(engine, search_study):
-    worker = start(engine)
+def test_worker_trains_every_trial_and_ends(launcher, search_study):
+    worker = start(launcher)
 
     events = events_of(worker)
 
@@ -67,11 +67,11 @@ def test_worker_trains_every_trial_and_ends(engine, search_study):
     assert [trial.state for trial in search_study.record().trials] == ["COMPLETE"] * 2
     assert not worker.is_waiting
     assert worker.lost_node is None
-    assert all((event.node is None) == isinstance(engine, ProcessEngine) for event in events[:1])
+    assert all((event.node is None) == isinstance(launcher, ProcessLauncher) for event in events[:1])
 
 
-def test_stop_releases_the_running_trial(engine, search_study):
-    worker = start(engine)
+def test_stop_releases_the_running_trial(launcher, search_study):
+    worker = start(launcher)
     events_of(worker, until=lambda event: isinstance(event, TrialEpoch))
 
     worker.send(STOP)
@@ -82,8 +82,8 @@ def test_stop_releases_the_running_trial(engine, search_study):
     assert search_study.record().trials[0].state == "WAITING"
 
 
-def test_killed_worker_ends_the_connection(engine):
-    worker = start(engine)
+def test_killed_worker_ends_the_connection(launcher):
+    worker = start(launcher)
     events_of(worker, until=lambda event: isinstance(event, TrialStarted))
 
     worker.kill()
@@ -106,14 +106,14 @@ class Killer(ProgressReporter):
             self.texts.append(event.text)
 
 
-def test_killed_worker_is_replaced_and_its_trial_is_trained(engine, search_study):
+def test_killed_worker_is_replaced_and_its_trial_is_trained(launcher, search_study):
     reporter = Killer()
 
     def start_worker(config):
-        reporter.workers.append(engine.start(config))
+        reporter.workers.append(launcher.start(config))
         return reporter.workers[-1]
 
-    Supervisor(start_worker, reporter).run_workers(engine.worker_configs(2))
+    Supervisor(start_worker, reporter).run_workers(launcher.worker_configs(2))
 
     assert len(reporter.workers) == 2
     assert [trial.state for trial in search_study.record().trials] == ["COMPLETE"] * 2
@@ -124,10 +124,10 @@ def test_killed_worker_is_replaced_and_its_trial_is_trained(engine, search_study
 
 @needs_ray
 def test_worker_without_a_free_cpu_waits_until_no_trial_is_left(config, search_study):
-    with open_engine(replace(config, engine="ray", jobs=None)) as engine:
-        (first, *_) = engine.worker_configs(2)
-        n_cpus = len(engine.worker_configs(1000))
-        supervisor = Supervisor(engine.start, ProgressReporter())
+    with open_launcher(replace(config, engine="ray", jobs=None)) as launcher:
+        (first, *_) = launcher.worker_configs(2)
+        n_cpus = len(launcher.worker_configs(1000))
+        supervisor = Supervisor(launcher.start, ProgressReporter())
 
         supervisor.run_workers([first] * (n_cpus + 1))
 
@@ -137,9 +137,9 @@ def test_worker_without_a_free_cpu_waits_until_no_trial_is_left(config, search_s
 
 @needs_ray
 def test_stop_ends_a_worker_that_waits(config):
-    with open_engine(replace(config, engine="ray", jobs=None)) as engine:
-        configs = engine.worker_configs(1000)
-        workers = [engine.start(configs[0]) for _ in range(len(configs) + 1)]
+    with open_launcher(replace(config, engine="ray", jobs=None)) as launcher:
+        configs = launcher.worker_configs(1000)
+        workers = [launcher.start(configs[0]) for _ in range(len(configs) + 1)]
         events_of(workers[0], until=lambda event: isinstance(event, TrialStarted))
         (waiting,) = [worker for worker in workers if worker.is_waiting]
 
@@ -152,7 +152,7 @@ def test_stop_ends_a_worker_that_waits(config):
 def test_cluster_that_does_not_exist_is_one_line(config):
     with (
         pytest.raises(Unavailable, match=r"no Ray cluster at 127\.0\.0\.1:1: .*ray start --head"),
-        open_engine(replace(config, engine="ray", address="127.0.0.1:1")),
+        open_launcher(replace(config, engine="ray", address="127.0.0.1:1")),
     ):
         pass
 
@@ -162,7 +162,7 @@ def test_missing_ray_names_the_extra(config, monkeypatch):
 
     with (
         pytest.raises(UnusableConfiguration, match=r"pip install 'mnist-search\[ray\]'"),
-        open_engine(replace(config, engine="ray")),
+        open_launcher(replace(config, engine="ray")),
     ):
         pass
 
@@ -173,4 +173,4 @@ def test_address_needs_the_engine():
 
 
 def test_processes_need_no_context(config):
-    assert isinstance(open_engine(config), nullcontext)
+    assert isinstance(open_launcher(config), nullcontext)

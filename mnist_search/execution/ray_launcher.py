@@ -38,7 +38,7 @@ POLL_SECONDS = 5.0
 
 
 @contextmanager
-def ray_engine(config: RunConfig) -> Iterator[RayEngine]:
+def ray_launcher(config: RunConfig) -> Iterator[RayLauncher]:
     """Connect to the cluster that ``config.address`` names, or start a local one.
 
     Raises:
@@ -69,9 +69,9 @@ def ray_engine(config: RunConfig) -> Iterator[RayEngine]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _no_cluster(config.address, error) from error
     try:
-        engine = RayEngine(config)
-        engine.check_store()
-        yield engine
+        launcher = RayLauncher(config)
+        launcher.check_store()
+        yield launcher
     finally:
         ray.shutdown()
         if threading.current_thread() is threading.main_thread():
@@ -93,7 +93,7 @@ def _no_cluster(address: str | None, error: Exception) -> Unavailable:
     )
 
 
-class RayEngine:
+class RayLauncher:
     """Starts the workers of one command as actors."""
 
     def __init__(self, config: RunConfig) -> None:
