@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -26,6 +26,11 @@ DEFAULT_STORAGE, DEFAULT_TRACKING = STORAGE.default, TRACKING.default
 Format: TypeAlias = Literal["table", "json", "csv"]
 
 
+def metavar(choices: Iterable[str]) -> str:
+    """Choices as ``--help`` shows them; a narrow terminal wraps them at the spaces."""
+    return f"<{' | '.join(choices)}>"
+
+
 def option(
     text: str, *names: str, setting: Setting | None = None, choices: Sequence[str] = (), **settings: Any
 ) -> Any:
@@ -34,7 +39,7 @@ def option(
     The verb checks a value of ``choices``, with a better message than Typer's.
     """
     if choices:
-        settings |= {"metavar": f"<{' | '.join(choices)}>", "autocompletion": completion.one_of(*choices)}
+        settings |= {"metavar": metavar(choices), "autocompletion": completion.one_of(*choices)}
     return Option(*names, help=text, envvar=list(setting.variables) if setting else None, **settings)
 
 
@@ -105,7 +110,7 @@ class WorkerOptions:
         Literal["processes", "ray"],
         training(
             "What starts the workers: processes of this machine, or Ray, on all nodes of a cluster.",
-            metavar="<processes | ray>",
+            metavar=metavar(("processes", "ray")),
         ),
     ] = "processes"
     address: Annotated[
@@ -125,7 +130,7 @@ class WorkerOptions:
         Literal["auto", "live", "plain", "none"],
         option(
             "Progress on stderr: a live table, lines, or messages only; auto is live on a terminal.",
-            metavar="<auto | live | plain | none>",
+            metavar=metavar(("auto", "live", "plain", "none")),
         ),
     ] = "auto"
     quiet: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from typer import Argument, echo
 
@@ -44,10 +44,17 @@ def trials(
         option(
             "Column to sort by: val_accuracy from the highest, others from the lowest.",
             show_default="number, with --top val_accuracy",
+            metavar=opt.metavar(get_args(TrialColumn)),
         ),
     ] = None,
     state: Annotated[
-        TrialState | None, option("Show trials of this state only.", show_default="all", case_sensitive=False)
+        TrialState | None,
+        option(
+            "Show trials of this state only.",
+            show_default="all",
+            case_sensitive=False,
+            metavar=opt.metavar(get_args(TrialState)),
+        ),
     ] = None,
     top: Annotated[int | None, option("Show this many trials only.", min=1)] = None,
     read: opt.ReadOptions,

@@ -272,7 +272,7 @@ def test_space_and_explain_use_words_instead_of_class_names(cli):
         (
             "run",
             [
-                "<tpe|random|gp|mutation>",
+                "<tpe | random | gp | mutation>",
                 "percentile",
                 "hyperband",
                 "<auto | cpu | mps | cuda>",
@@ -286,7 +286,7 @@ def test_space_and_explain_use_words_instead_of_class_names(cli):
     ],
 )
 def test_help_lists_choices(cli, verb, choices):
-    _, out, _ = cli(verb, "--help", columns="200")
+    _, out, _ = cli(verb, "--help", columns="300")
 
     assert [choice for choice in choices if choice not in out] == []
 
