@@ -118,7 +118,7 @@ def _add_budgets(figure: Any, budgets: Sequence[int]) -> None:
         figure.add_vline(budget, line_dash="dash", line_color="#888")
         # On a logarithmic axis plotly places annotations, unlike lines, by the logarithm.
         place = {"x": log10(budget), "y": 1, "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
-        shift = 15 * (number % 3)  # three levels keep close budgets apart
+        shift = 8 + 15 * (number % 3)  # above the highest tick; three levels keep close budgets apart
         figure.add_annotation(**place, yshift=shift, text=f"budget {budget:,}", showarrow=False)
 
 
