@@ -64,14 +64,11 @@ def live_table(
     note: str = "",
 ) -> RenderableType:
     """The view; ``elapsed`` and ``left`` are times in words, ``note`` is a line below the table."""
-    is_search = isinstance(record, StudyRecord)
-    parameters = (
-        f"parameters of {record.config.budget:,}" if isinstance(record, StudyRecord) else "parameters"
-    )
-    has_accuracy = is_search or any(
-        row.accuracy is not None for row in rows
-    )  # most finals have one at the end
-    accuracy = ["validation" if is_search else "accuracy"] if has_accuracy else []
+    parameters, accuracy = "parameters", ["accuracy"]
+    if isinstance(record, StudyRecord):
+        parameters, accuracy = f"parameters of {record.config.budget:,}", ["validation"]
+    elif all(row.accuracy is None for row in rows):  # most final trials are evaluated at the end only
+        accuracy = []
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("trial", overflow="ellipsis", no_wrap=True)
     has_rungs = any(row.rung for row in rows)
@@ -89,7 +86,7 @@ def live_table(
             f"{row.num_params:,}",
             epoch,
             *rung,
-            *([percent(row.accuracy)] if has_accuracy else []),
+            *(percent(row.accuracy) for _ in accuracy),
             speed,
             *node,
         )

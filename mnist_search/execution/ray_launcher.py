@@ -29,9 +29,7 @@ from mnist_search.storage.urls import sqlite_path
 if TYPE_CHECKING:
     import numpy as np
 
-CONNECT_SECONDS = 5.0
-
-RETRY_SECONDS = 1.0
+CONNECT_SECONDS, RETRY_SECONDS = 5.0, 1.0
 
 POLL_SECONDS = 5.0
 """How long a call for events waits for one."""
@@ -54,7 +52,11 @@ def ray_launcher(config: RunConfig) -> Iterator[RayLauncher]:
         raise UnusableConfiguration("Ray is not installed; pip install 'mnist-search[ray]'") from error
     if config.address and ":" in config.address:
         _check_address(config.address)
-    local: dict[str, Any] = {"num_cpus": usable_cores(), "include_dashboard": False}
+    local: dict[str, Any] = {
+        "num_cpus": usable_cores(),
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",  # no other machine connects: Ray runs the code of whoever does
+    }
     workers_path = {"env_vars": {"PYTHONPATH": child_environment()["PYTHONPATH"]}}
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -233,17 +235,13 @@ class RayWorker:
             try:
                 while (events := self._call(self._actor.events)) is not None:
                     for event in events:
-                        self._events.send(
-                            replace(event, node=name) if isinstance(event, TrialStarted) else event
-                        )
+                        is_start = isinstance(event, TrialStarted)
+                        self._events.send(replace(event, node=name) if is_start else event)
             except RayError:
                 if not _is_alive(node_id):
                     self.lost_node = name
-        except (
-            RayError,
-            OSError,
-        ):  # killed before it had a node, or the supervisor has closed the connection
-            pass
+        except (RayError, OSError):
+            pass  # it was killed before it had a node, or the supervisor has closed the connection
         finally:
             self._events.close()
 
