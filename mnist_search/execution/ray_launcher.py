@@ -45,6 +45,8 @@ def ray_launcher(config: RunConfig) -> Iterator[RayLauncher]:
     """
     on_termination = signal.getsignal(signal.SIGTERM)
     environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if config.address is None:  # Ray listens on every address, and runs the code of whoever connects
+        environment["RAY_AUTH_MODE"] = "token"
     os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
     try:
         import ray
@@ -52,11 +54,7 @@ def ray_launcher(config: RunConfig) -> Iterator[RayLauncher]:
         raise UnusableConfiguration("Ray is not installed; pip install 'mnist-search[ray]'") from error
     if config.address and ":" in config.address:
         _check_address(config.address)
-    local: dict[str, Any] = {
-        "num_cpus": usable_cores(),
-        "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",  # no other machine connects: Ray runs the code of whoever does
-    }
+    local: dict[str, Any] = {"num_cpus": usable_cores(), "include_dashboard": False}
     workers_path = {"env_vars": {"PYTHONPATH": child_environment()["PYTHONPATH"]}}
     try:
         with warnings.catch_warnings(action="ignore"):
