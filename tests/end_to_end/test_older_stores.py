@@ -84,6 +84,7 @@ def trials_of(command, study):
     return json.loads(command("trials", study, "--format", "json").out)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_store")
 def test_run_continues_an_older_study_under_its_stored_options(command, mnist_dir):
     done = command("run", "--budget", "1500", "--trials", "4", "--no-mlflow", "--data-dir", mnist_dir)

@@ -234,6 +234,7 @@ def test_stop_conditions_and_trial_timeout_apply(command, tmp_path):
     assert len(open_study(tmp_path, "easy").record().done) == 1
 
 
+@pytest.mark.slow  # tests/execution/test_worker.py has a fast one
 def test_patience_stops_a_study(command, tmp_path):
     done = command(*SMALL, "--epochs", "1", "--trials", "30", "--patience", "1", "--no-mlflow", "--jobs", "1")
 

@@ -142,7 +142,11 @@ def n_tables(file):
 
 
 @pytest.mark.parametrize(
-    "repetitions", [2, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])]
+    "repetitions",
+    [
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_two_processes_that_create_one_database_both_see_it_complete(tmp_path, empty_database, repetitions):
     expected = n_tables(empty_database)
