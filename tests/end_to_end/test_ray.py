@@ -17,7 +17,6 @@ from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(500),
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
@@ -39,6 +38,7 @@ def cluster():
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_local_search_is_stopped_and_continued(start, command, tmp_path, mnist_dir):
     arguments = [*SMALL, "--engine", "ray", "--trials", "3", "--jobs", "1", "--data-dir", str(mnist_dir)]
     process = start(*arguments)
@@ -59,6 +59,7 @@ def trials_of(url):
         return SearchStudy.open(store, "budget-1500").record().trials
 
 
+@pytest.mark.soak
 def test_a_cluster_trains_every_trial_once(command, cluster, postgres_url, mnist_dir, tmp_path):
     where = ["--address", cluster.address, "--storage", postgres_url, "--data-dir", str(mnist_dir)]
 
@@ -71,6 +72,7 @@ def test_a_cluster_trains_every_trial_once(command, cluster, postgres_url, mnist
     assert sorted(runs) == list(range(40))
 
 
+@pytest.mark.soak
 def test_trials_of_a_lost_node_run_again_elsewhere(start, cluster, postgres_url, mnist_dir, tmp_path):
     where = ["--address", cluster.address, "--storage", postgres_url, "--data-dir", str(mnist_dir)]
     process = start(*SHORT, "--trials", "40", *where)
@@ -99,6 +101,7 @@ def test_trials_of_a_lost_node_run_again_elsewhere(start, cluster, postgres_url,
     assert sorted(runs) == list(range(40))
 
 
+@pytest.mark.slow
 def test_sqlite_is_refused_with_two_nodes(command, cluster, mnist_dir):
     done = command(*SHORT, "--trials", "2", "--address", cluster.address, "--data-dir", str(mnist_dir))
 
