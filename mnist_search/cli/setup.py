@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from typer import echo
+from typer import Argument, echo
 
+from mnist_search.cli import completion
 from mnist_search.cli import options as opt
 from mnist_search.cli.links import DEFAULT_PORT, local_server, study_links
 from mnist_search.cli.options import option
@@ -43,11 +44,20 @@ def init(storage: opt.StorageOption = opt.DEFAULT_STORAGE, data_dir: opt.DataOpt
 
 
 def ui(
+    study: Annotated[
+        str | None,
+        Argument(
+            help="Study whose link is printed.",
+            show_default=f"the {MAX_LINKS} latest",
+            autocompletion=completion.study,
+        ),
+    ] = None,
+    *,
     port: Annotated[int, option("Port to listen on.", min=1, max=65535)] = DEFAULT_PORT,
     storage: opt.StorageOption = opt.DEFAULT_STORAGE,
     tracking_uri: opt.TrackingOption = opt.DEFAULT_TRACKING,
 ) -> None:
-    """Serve the MLflow UI on localhost, and print links to the runs of the latest studies.
+    """Serve the MLflow UI on localhost, and print links to the runs of a study, or of the latest ones.
 
     A link opens the runs of one study, the most accurate first; with &compareRunsMode=CHART at its
     end, their charts.
@@ -61,9 +71,13 @@ def ui(
     if not path.exists():
         raise NotFound(f"no MLflow database {path}; mnist-search run creates it")
     _check_port(port)
-    echo(f"MLflow:           {local_server(port)}", err=True)
-    for name, link in list(study_links(storage, uri, local_server(port)).items())[-MAX_LINKS:]:
-        echo(f"runs of {name}: {link}", err=True)
+    links = study_links(storage, uri, local_server(port))
+    if study is not None and study not in links:
+        raise NotFound(f"study {study!r} is not in {masked(uri)}; mnist-search studies lists the studies")
+    shown = list(links)[-MAX_LINKS:] if study is None else [study]
+    echo(f"MLflow: {local_server(port)}", err=True)
+    for name in shown:
+        echo(f"runs of {name}: {links[name]}", err=True)
     echo(
         f"Optuna dashboard: pip install optuna-dashboard && optuna-dashboard {shlex.quote(masked(storage))}",
         err=True,

@@ -132,6 +132,16 @@ def test_ui_on_a_port_that_is_taken_fails_with_one_line(command, empty_database,
     assert f"cannot listen on port {port}: Address already in use; choose another with --port" in done.err
 
 
+@MLFLOW_WARNINGS
+def test_ui_of_a_study_that_was_never_logged_fails_with_one_line(command, empty_database, tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+
+    done = command("ui", "none")
+
+    assert (done.code, done.out, done.err.count("\n")) == (66, "", 1)
+    assert "study 'none' is not in sqlite:///" in done.err
+
+
 @needs_user_namespaces
 def test_ui_on_a_reserved_port_fails_with_one_line(empty_database, tmp_path):
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
