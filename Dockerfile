@@ -10,7 +10,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY search_space search_space
 COPY experiments experiments
 COPY mnist_search mnist_search
-RUN PIP_CONSTRAINT=.ci/constraints.txt pip install --no-cache-dir ".[postgres]"
+RUN PIP_CONSTRAINT=.ci/constraints.txt pip install --no-cache-dir ".[postgres,dashboard]"
 
 USER 10001
 WORKDIR /tmp

@@ -27,10 +27,11 @@ def test_compose_file_is_valid():
     assert done.returncode == 0, done.stdout
 
 
-def test_only_the_ui_has_a_port_and_only_on_this_machine():
+def test_only_the_two_uis_have_ports_and_only_on_this_machine():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
-    assert published == {"mlflow": ["127.0.0.1:5000:5000"]}
+    assert published == {"mlflow": ["127.0.0.1:5000:5000"], "dashboard": ["127.0.0.1:8080:8080"]}
+    assert SERVICES["dashboard"]["profiles"] == ["dashboard"]
 
 
 def test_compose_file_contains_no_password():
