@@ -95,8 +95,9 @@ def best_first(address, condition):
 def names(page, count):
     """Names of the runs in the table from top to bottom, once it has ``count`` of them."""
     page.get_by_text(f"{count} matching runs").wait_for()
-    cells = page.locator("[role=gridcell][col-id*='Run Name']").filter(has=page.get_by_role("link")).all()
-    tops = {cell.get_by_role("link").inner_text(): cell.bounding_box()["y"] for cell in cells}
+    cells = page.locator("[role=gridcell][col-id*='Run Name']").filter(has=page.get_by_role("link"))
+    cells.nth(count - 1).wait_for()
+    tops = {cell.get_by_role("link").inner_text(): cell.bounding_box()["y"] for cell in cells.all()}
     return sorted(tops, key=tops.__getitem__)
 
 
