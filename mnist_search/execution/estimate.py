@@ -16,10 +16,11 @@ from mnist_search.search.pruners import first_decision
 N_ASSUMED = 2
 """Weight of the assumption that a pruner ends two of three trials as early as it can, in trials of each kind.
 
-Of six trials, screening is assumed to end four at the first rung and one at the second.
-
 The first trials of a study are the best templates, which are seldom pruned.
 """
+
+N_ASSUMED_AT_RUNGS = (10, 3, 1)
+"""Trials that screening is assumed to have ended at its rungs; the printed times are closest with these (LOG.md)."""
 
 MAX_WALL_TIME = 2.0
 """Time of a trial that counts, as a multiple of the time of its epochs: the computer may have been suspended."""
@@ -127,7 +128,8 @@ def _assumed_epochs(config: StudyConfig) -> list[int]:
     """Epochs of trials that are assumed to have ended before the first trial of the study."""
     shortest, full = first_decision(config), config.space.epochs
     if config.pruner == "screening":
-        return [shortest] * 4 + list(rungs(full))[1:]
+        at_rungs = zip(rungs(full), N_ASSUMED_AT_RUNGS, strict=False)  # short trials have fewer rungs
+        return [end for end, number in at_rungs for _ in range(number)]
     return [] if config.pruner == "none" else [shortest, shortest, full] * N_ASSUMED
 
 

@@ -123,7 +123,11 @@ def left_text(estimate: Estimate, seconds_left: float | None, n_running: int) ->
         return "done"
     if seconds_left is None:
         return "time left: unknown"
-    return f"about {duration(seconds_left)} left" if seconds_left >= 60 else "less than 1 min left"
+    if seconds_left < 60:
+        return "less than 1 min left"
+    if seconds_left < 10 * 60:
+        return f"about {round(seconds_left / 30) / 2:g} min left"
+    return f"about {duration(seconds_left)} left"
 
 
 def listed(labels: Sequence[str]) -> str:

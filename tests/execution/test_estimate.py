@@ -105,10 +105,18 @@ def test_trial_of_another_command_counts_as_running():
     assert estimate(record, {0: 3, 1: 3}, jobs=2).seconds_left == 120.0
 
 
-def test_screening_is_expected_to_train_four_to_six_epochs_a_trial():
+def test_screening_is_expected_to_train_three_to_five_epochs_a_trial():
     left = estimate(study([], n_trials=50, pruner="screening"), {}, jobs=1).left
 
-    assert 4 * 50 < left < 6 * 50
+    assert 3 * 50 < left < 5 * 50
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_screening_of_short_trials_has_an_estimate(epochs):
+    config = StudyConfig.for_budget(8000, epochs=epochs)
+    record = StudyRecord(name="s", uid="u", trials=[], config=config, n_trials=10)
+
+    assert 10 <= estimate(record, {}, jobs=1).left <= 10 * epochs
 
 
 def test_epochs_under_a_pruner_are_about_right_and_those_of_a_finished_study_exact():
@@ -185,6 +193,8 @@ def test_time_left_in_words():
 
     assert left_text(running, 0.0, 1) == "less than 1 min left"
     assert left_text(running, 8820.0, 1) == "about 2 h 27 min left"
+    assert left_text(running, 100.0, 1) == "about 1.5 min left"
+    assert left_text(running, 601.0, 1) == "about 10 min left"
     assert left_text(running, None, 1) == "time left: unknown"
     assert left_text(done, 0.0, 0) == "done"
 
