@@ -19,8 +19,8 @@ N_ASSUMED = 2
 The first trials of a study are the best templates, which are seldom pruned.
 """
 
-N_ASSUMED_AT_RUNGS = (10, 3, 1)
-"""Trials that screening is assumed to have ended at its rungs; the printed times are closest with these (LOG.md)."""
+N_ASSUMED_AT_RUNGS = (30, 9, 3)
+"""Trials that screening is assumed to have ended at its rungs: about a third of a rung trains on (LOG.md)."""
 
 MAX_WALL_TIME = 2.0
 """Time of a trial that counts, as a multiple of the time of its epochs: the computer may have been suspended."""
