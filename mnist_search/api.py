@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from experiments import StudyConfig
 from mnist_search.errors import NotFound, UsageError
-from mnist_search.execution.config import RunConfig, WarmStart
+from mnist_search.execution.config import EngineName, RunConfig, WarmStart
 from mnist_search.execution.progress import LogReporter, make_reporter
 from mnist_search.execution.run_study import run_study as train_study
 from mnist_search.process_env import DATA, EXPERIMENT, STORAGE, TRACKING
@@ -134,6 +134,8 @@ def run_study(
     storage: str | None = None,
     study: str | None = None,
     sampler: BaseSampler | None = None,
+    engine: EngineName = "processes",
+    address: str | None = None,
     jobs: int | None = None,
     device: str = "auto",
     precision: PrecisionChoice = "auto",
@@ -163,6 +165,8 @@ def run_study(
             Each worker has a pickled copy. A copy is reseeded if the study has proposals already: only a
             study that one worker runs without interruption repeats its proposals. The study notes the
             class; it refuses another one, and the command line.
+        engine: what starts the workers: processes of this machine, or ray.
+        address: of the Ray cluster: auto, or HOST:PORT; by default a local one.
         jobs: number of concurrent trials, per GPU if there are any; by default one per core.
         device: auto, cpu, mps, cuda for every GPU, or some as ``cuda:0,cuda:2``.
         precision: auto, bf16 or fp32.
@@ -194,6 +198,8 @@ def run_study(
         config=config,
         n_trials=n_trials,
         sampler=sampler,
+        engine=engine,
+        address=address,
         jobs=jobs,
         device=device,
         precision=precision,

@@ -109,7 +109,7 @@ def train(config: RunConfig, queue: TrialQueue, make_reporter: ReporterFactory) 
     # The sync process does not need the sampler, whose classes it might not be able to import.
     start_sync = partial(ModuleProcess, SYNC, replace(config, sampler=None)) if config.mlflow else None
     with ExitStack() as stack:
-        launcher = stack.enter_context(open_launcher(config))
+        launcher = stack.enter_context(open_launcher(config, record.n_left))
         workers = launcher.worker_configs(record.n_left)
         n_jobs = sum(worker.trial_threads for worker in workers)
         reporter = stack.enter_context(make_reporter(read_record, n_jobs))
@@ -161,9 +161,9 @@ class ProcessLauncher:
         return ModuleProcess(WORKER, config)
 
 
-def open_launcher(config: RunConfig) -> AbstractContextManager[Launcher]:
-    """The launcher of a command, until the context ends."""
-    if config.engine == "processes":
+def open_launcher(config: RunConfig, n_left: int = 1) -> AbstractContextManager[Launcher]:
+    """The launcher of a command for the trials that are left, until the context ends."""
+    if config.engine == "processes" or not n_left:  # without trials, Ray would start in vain
         return nullcontext(ProcessLauncher(config))
     from mnist_search.execution.ray_launcher import ray_launcher
 

@@ -172,5 +172,6 @@ def test_address_needs_the_engine():
         RunConfig(storage="sqlite:///s.db", study="s", address="auto")
 
 
-def test_processes_need_no_context(config):
+def test_processes_and_finished_studies_need_no_cluster(config):
     assert isinstance(open_launcher(config), nullcontext)
+    assert isinstance(open_launcher(replace(config, engine="ray"), n_left=0), nullcontext)
