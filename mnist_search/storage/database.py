@@ -22,7 +22,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from mnist_search.errors import DiskError, NotFound, TryAgain, UnusableConfiguration, first_line
 from mnist_search.sqlite import BUSY_SECONDS, query, table_names
@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 300.0
 """How long ``retry`` waits for a store that is locked or disconnected."""
+
+DISCONNECTED_CODE = "8s2b"
+"""SQLAlchemy's code of an error in a transaction whose connection was lost; Optuna rolls it back then."""
 
 OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 
@@ -185,6 +188,8 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, TryAgain):  # a process that holds a lock of the store waits for the database
         return True
     error = _database_error(error)
+    if isinstance(error, PendingRollbackError) and error.code == DISCONNECTED_CODE:
+        return True
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     if isinstance(error.orig, sqlite3.Error):

@@ -278,3 +278,15 @@ def test_failure_shows_no_password(impatient, other_program):
     error = error_of(lambda: create_study(impatient))
 
     assert "secret" not in str(failure(error, "postgresql://user:secret@host/database"))
+
+
+def test_transaction_of_a_lost_connection_is_unavailable_and_retried(store):
+    with store.engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+        connection.invalidate()  # as a restart of the server does
+
+        with pytest.raises(sa.exc.PendingRollbackError) as lost:
+            connection.execute(sa.text("SELECT 1"))
+
+    assert is_unavailable(lost.value)
+    assert not is_unavailable(sa.exc.PendingRollbackError("of an earlier error"))
