@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from contextlib import closing, suppress
 
-import psutil
 import pytest
 from commands import WORKER, children
 
@@ -65,42 +62,3 @@ def test_restarts_of_the_server_lose_no_trial_and_no_worker(start, postgres_serv
     assert process.returncode == 0, err
     assert "crashed" not in err
     assert states(postgres_url) == ["COMPLETE"] * 120
-
-
-def test_result_of_a_worker_that_was_stopped_past_its_lease_is_refused(start, postgres_url, mnist_dir):
-    where = ["--storage", postgres_url, "--data-dir", str(mnist_dir)]
-    slow = [*SHORT, "--trials", "2", "--jobs", "1", "--train-images", "50000", *where]
-    process = start(*slow)
-    while not n_running(postgres_url):
-        time.sleep(0.2)
-    (worker,) = children(process, WORKER)
-    os.kill(worker.pid, signal.SIGSTOP)
-    expire_leases(postgres_url)
-
-    second = start(*slow)
-    _, err = second.communicate(timeout=600)
-    assert second.returncode == 0, err
-    before = states(postgres_url)
-    os.kill(worker.pid, signal.SIGCONT)
-    _, err = process.communicate(timeout=300)
-
-    assert "expired; another worker has the trial" in err
-    assert states(postgres_url) == before == ["COMPLETE"] * 2
-    assert not psutil.pid_exists(worker.pid)
-
-
-def n_running(url):
-    with suppress(Exception):
-        return states(url).count("RUNNING")
-    return 0
-
-
-def expire_leases(url):
-    """Age every lease, as two minutes without renewal do."""
-    import sqlalchemy as sa
-
-    from mnist_search.storage.leases import LEASE_TIMEOUT
-    from mnist_search.storage.tables import leases
-
-    with closing(Store.open(url, write=True)) as store, store.engine.begin() as connection:
-        connection.execute(sa.update(leases).values(beat=leases.c.beat - LEASE_TIMEOUT - 1))
