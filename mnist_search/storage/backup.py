@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from mnist_search.errors import DiskError, UsageError, first_line
+from mnist_search.files import temporary_beside
 from mnist_search.sqlite import BUSY_SECONDS
 from mnist_search.storage.database import Store
 
@@ -22,7 +21,7 @@ def back_up(store: Store, file: Path) -> None:
     """
     if store.path is None:
         raise UsageError(f"{store} is backed up with PostgreSQL's own command: pg_dump --file {file} URL")
-    temporary = file.with_name(f".mnist-search-{os.getpid()}-{secrets.token_hex(4)}.new")
+    temporary = temporary_beside(file)
     try:
         uri = f"{store.path.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:

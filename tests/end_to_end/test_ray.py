@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import threading
@@ -16,11 +15,7 @@ from soundness import assert_sound, runs_of
 from mnist_search.search.study import SearchStudy
 from mnist_search.storage.database import Store
 
-pytestmark = [
-    pytest.mark.timeout(500),
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
-]
+pytestmark = [pytest.mark.timeout(500), pytest.mark.filterwarnings("ignore")]
 SHORT = [
     "run", "--budget", "1500", "--epochs", "1", "--train-images", "1000", "--val-images", "500",
     "--pruner", "none", "--warm-start", "none", "--engine", "ray",

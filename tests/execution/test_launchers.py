@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -15,7 +15,6 @@ from mnist_search.execution.run_study import ProcessLauncher, open_launcher
 from mnist_search.execution.supervisor import ProgressReporter, Supervisor
 from mnist_search.search.study import SearchStudy
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 SECONDS = 60
 
@@ -30,7 +29,7 @@ def config(search_study, store, mnist_dir):
     return RunConfig(storage=store.url, study=search_study.name, data_dir=mnist_dir, device="cpu", jobs=1)
 
 
-@pytest.fixture(params=["processes", pytest.param("ray", marks=needs_ray)])
+@pytest.fixture(params=["processes", "ray"])
 def launcher(request, config):
     with open_launcher(replace(config, engine=request.param)) as opened:
         yield opened
@@ -122,7 +121,6 @@ def test_killed_worker_is_replaced_and_its_trial_is_trained(launcher, search_stu
     )
 
 
-@needs_ray
 def test_worker_without_a_free_cpu_waits_until_no_trial_is_left(config, search_study):
     with open_launcher(replace(config, engine="ray", jobs=None)) as launcher:
         (first, *_) = launcher.worker_configs(2)
@@ -135,7 +133,6 @@ def test_worker_without_a_free_cpu_waits_until_no_trial_is_left(config, search_s
     assert supervisor.restarts == 0
 
 
-@needs_ray
 def test_stop_ends_a_worker_that_waits(config):
     with open_launcher(replace(config, engine="ray", jobs=None)) as launcher:
         configs = launcher.worker_configs(1000)
@@ -148,7 +145,6 @@ def test_stop_ends_a_worker_that_waits(config):
         assert events_of(waiting) == []
 
 
-@needs_ray
 def test_cluster_that_does_not_exist_is_one_line(config):
     with (
         pytest.raises(Unavailable, match=r"no Ray cluster at 127\.0\.0\.1:1: .*ray start --head"),
@@ -158,7 +154,7 @@ def test_cluster_that_does_not_exist_is_one_line(config):
 
 
 def test_missing_ray_names_the_extra(config, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)  # Python's own mark of a module that cannot be imported
 
     with (
         pytest.raises(UnusableConfiguration, match=r"pip install 'mnist-search\[ray\]'"),

@@ -148,12 +148,10 @@ def test_elapsed_time_is_that_of_the_command(search_study):
     assert ", elapsed 10 min, " in reporter.progress_line()
 
 
-def test_plain_progress_is_printed_once_a_minute(search_study, capsys, monkeypatch):
-    reporter = PlainReporter(search_study.record, 1)
-    reporter.refresh()
+def test_plain_progress_is_printed_once_a_minute(search_study, capsys):
+    PlainReporter(search_study.record, 1).refresh()
     before = capsys.readouterr().err
-    # As if the last line were a minute old.
-    monkeypatch.setattr(reporter, "_line_at", reporter._line_at - LINE_SECONDS - 1)
+    reporter = PlainReporter(search_study.record, 1, started=time.monotonic() - LINE_SECONDS - 1)
 
     reporter.refresh()
     reporter.refresh()
